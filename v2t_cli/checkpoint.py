@@ -1,0 +1,97 @@
+"""The checkpoint folder: one save, one load.
+
+A folder that any Hugging Face tool opens as a causal LM, plus adapter.safetensors, held_out.txt, v2t.json and a card.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from v2t_cli.adapters import ADAPTERS
+from v2t_cli.card import model_card
+from v2t_cli.errors import RequestError, one_line
+from v2t_cli.info import INFO, CheckpointInfo, read_info
+from v2t_cli.model import Inverter
+from v2t_cli.texts import read_lines
+
+ADAPTER, HELD_OUT, CARD = "adapter.safetensors", "held_out.txt", "README.md"
+
+
+@dataclass
+class Checkpoint:
+    """A trained inverter with what is needed to use it."""
+
+    folder: Path
+    inverter: Inverter
+    tokenizer: Any
+    info: CheckpointInfo
+
+    def held_out(self) -> list[str]:
+        """The texts that were kept from training, at most 2,000 of them."""
+        return list(read_lines(str(self.folder / HELD_OUT)))
+
+
+def save_checkpoint(folder: Path, inverter: Inverter, tokenizer, info: CheckpointInfo, held_out: list[str]) -> None:
+    """Write the checkpoint beside its place and move the files in, v2t.json last; an older one there is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
+    try:
+        inverter.lm.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        state = {name: tensor.contiguous() for name, tensor in inverter.adapter.state_dict().items()}
+        save_file(state, new / ADAPTER, metadata={"format": "pt"})
+        (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
+        (new / CARD).write_text(model_card(info), encoding="utf-8")
+        (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for path in sorted(new.iterdir(), key=lambda path: path.name == INFO):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def load_checkpoint(folder: str | Path, device: torch.device) -> Checkpoint:
+    """Open a checkpoint for decoding, on `device`, in evaluation mode.
+
+    Weights keep their stored type on a GPU and become float32 on the CPU, which is slow or wrong in anything less.
+
+    Raises RequestError, naming the file, where something is missing, truncated or foreign.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(folder)
+    info = read_info(folder)
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        lm, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise RequestError(f"{folder}: the decoder cannot be loaded, a file is missing or damaged: {one_line(error)}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
+    inverter = Inverter(lm, _load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
+    return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
+
+
+def _load_adapter(folder: Path, info: CheckpointInfo, hidden: int):
+    path = folder / ADAPTER
+    if info.adapter.kind not in ADAPTERS:
+        raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")
+    adapter = ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens)
+    try:
+        adapter.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise RequestError(f"{path}: missing; the checkpoint is incomplete") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise RequestError(f"{path}: damaged, or of another checkpoint: {one_line(error)}") from None
+    return adapter

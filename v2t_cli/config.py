@@ -1,0 +1,224 @@
+"""One YAML file, one loader, every key with a default.
+
+Precedence: what was typed on the command line, then the file, then the defaults below. Unknown keys are refused,
+and all problems are reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from v2t_cli.errors import RequestError, one_line
+
+DEFAULT_FILE = Path("v2t.yaml")
+
+
+class Section(BaseModel):
+    # Frozen: a setting that changes after loading would no longer be what the file and the card say.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class EncoderConfig(Section):
+    model: str | None = "sentence-transformers/LaBSE"
+    revision: str | None = None
+    prompt: str | None = None
+    normalize: bool = False
+    batch_size: int = Field(256, ge=1)
+
+
+class ScratchConfig(Section):
+    n_layer: int = Field(3, ge=1)
+    n_embd: int = Field(512, ge=1)
+    n_head: int = Field(8, ge=1)
+    n_positions: int = Field(128, ge=2)
+    vocab_size: int = Field(8192, ge=260)  # 256 bytes and the special tokens
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> ScratchConfig:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        return self
+
+
+class DecoderConfig(Section):
+    model: str = "ai-forever/rugpt3large_based_on_gpt2"
+    revision: str | None = None
+    scratch: ScratchConfig | None = None
+
+    @model_validator(mode="after")
+    def one_source(self) -> DecoderConfig:
+        if self.scratch is not None and "model" in self.model_fields_set:
+            raise ValueError("set either 'model' or 'scratch', not both")
+        return self
+
+
+class AdapterConfig(Section):
+    kind: Literal["zero_pad", "linear", "mlp"] = "linear"
+    tokens: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def zero_pad_is_one_position(self) -> AdapterConfig:
+        if self.kind == "zero_pad" and self.tokens != 1:
+            raise ValueError(f"zero_pad gives exactly 1 prefix position, not {self.tokens}; linear and mlp give several")
+        return self
+
+
+class DataConfig(Section):
+    texts: str | None = None
+    vectors: str | None = None
+    min_chars: int = Field(2, ge=0)
+    max_chars: int = Field(59, ge=1)
+    held_out: float = Field(0.05, ge=0, lt=1)
+    cache: str | None = None
+
+    @model_validator(mode="after")
+    def some_length_is_allowed(self) -> DataConfig:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} is more than max_chars {self.max_chars}")
+        return self
+
+
+class TrainConfig(Section):
+    epochs: float = Field(2, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    adapter_learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    eval_steps: int = Field(5000, ge=1)
+    save_steps: int = Field(5000, ge=1)
+    samples: int = Field(5, ge=0)
+
+    def learning_rates(self, scratch: bool) -> tuple[float, float]:
+        """Peak rates of the decoder and of the adapter: weights that start from nothing bear, and need, more."""
+        decoder, adapter = (1e-3, 1e-3) if scratch else (5e-5, 5e-4)
+        return self.learning_rate or decoder, self.adapter_learning_rate or adapter
+
+
+class DecodeConfig(Section):
+    quality: Literal["fast", "balanced"] = "balanced"
+    strategy: Literal["greedy", "beam", "sample"] | None = None
+    beams: int | None = Field(None, ge=1)
+    rerank: bool | None = None
+    candidates: int = Field(1, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(0.85, gt=0, le=1)
+    top_k: int = Field(50, ge=0)
+    max_new_tokens: int = Field(64, ge=1)
+    batch_size: Literal["auto"] | int = "auto"
+
+    @model_validator(mode="after")
+    def batch_holds_something(self) -> DecodeConfig:
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, expected 'auto' or at least 1")
+        return self
+
+
+class EvalConfig(Section):
+    samples: int = Field(20, ge=0)
+
+
+class Config(Section):
+    seed: int = Field(0, ge=0, lt=2**32)
+    device: str = "auto"
+    output: str = "checkpoint"
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def load_config(path: Path | None = None, sets: list[str] = (), typed: dict[str, Any] | None = None) -> Config:
+    """Read and check the configuration.
+
+    path: a YAML file; None means ./v2t.yaml where there is one, else the defaults.
+    sets: `section.key=value` items, the value in YAML.
+    typed: options of the command line by dotted key; None stands for an option that was not typed.
+
+    Raises RequestError with every problem found, each with its dotted key.
+    """
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE
+    tree = {} if path is None else _read_yaml(path)
+    for item in sets:
+        key, found, value = item.partition("=")
+        if not found or not key:
+            raise RequestError(f"--set {item}: expected section.key=value, for example --set train.epochs=3")
+        _put(tree, key.strip(), _parse(value, f"--set {item}"))
+    for key, value in (typed or {}).items():
+        if value is not None:
+            _put(tree, key, value)
+    try:
+        # A section header with nothing below it is YAML for null: it means the defaults.
+        return Config.model_validate({key: {} if value is None and key in _SECTIONS else value for key, value in tree.items()})
+    except ValidationError as error:
+        where = "the command line" if path is None else str(path)
+        raise RequestError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+_SECTIONS = {name for name, field in Config.model_fields.items() if isinstance(field.default, Section)}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read as a config file: {one_line(error)}") from None
+    tree = _parse(text, str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RequestError(f"{path}: expected sections such as 'train:', found {type(tree).__name__}")
+    return tree
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise RequestError(f"{where}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(error)}") from None
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree = tree[section]
+    tree[key] = value
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _keys_at(path[:-1]), n=1)
+        return f"{key}: unknown key" + (f", did you mean '{'.'.join([*path[:-1], near[0]])}'?" if near else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    return f"{key}: {message}" + ("" if isinstance(given, (dict, Section)) else f", got {given!r}")
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: Any = Config()
+    for name in path:
+        model = getattr(model, name, None) if name != "scratch" else ScratchConfig()
+    return list(type(model).model_fields) if isinstance(model, Section) else []

@@ -1,0 +1,57 @@
+"""Everything that goes to stderr: notes, warnings, errors, progress bars. stdout belongs to the data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# The modules below the command line report through this logger and print nothing themselves.
+log = logging.getLogger("v2t")
+
+Advance = Callable[[int], None]
+Track = Callable[[str, int | None], AbstractContextManager[Advance]]
+
+
+@contextmanager
+def silent(description: str, total: int | None) -> Iterator[Advance]:
+    """A Track that shows nothing: the default of every function that takes long."""
+    yield lambda count: None
+
+
+def stderr() -> Console:
+    # Made anew each time: tests and pipes replace sys.stderr after import.
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
+    """A Track that draws a bar on a terminal and nothing elsewhere, so that logs stay readable."""
+    console = stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+class StderrHandler(logging.Handler):
+    """Prints v2t's own records, warnings marked as such."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        stderr().print(mark + record.getMessage())
+
+
+def show_log() -> None:
+    """Send v2t's records to stderr. Called by the command line alone: a library must not set up logging."""
+    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
+        log.addHandler(StderrHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def error(message: str) -> None:
+    stderr().print(f"error: {message}")

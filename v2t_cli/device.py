@@ -1,0 +1,30 @@
+"""Which device computes."""
+
+from __future__ import annotations
+
+from v2t_cli.console import log
+from v2t_cli.errors import RequestError
+
+
+def pick_device(name: str = "auto"):
+    """The torch.device for `auto`, `cpu`, `cuda`, `cuda:1`, `mps`: for auto CUDA, else MPS, else the CPU with a note.
+
+    Raises RequestError where the named device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        log.info("no GPU found: computing on the CPU")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(f"device '{name}': expected auto, cpu, cuda, cuda:N or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise RequestError(f"device '{name}': not available here; --device cpu always is")
+    return device

@@ -1,0 +1,40 @@
+"""Output files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from v2t_cli.errors import RequestError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Parent folders are created. Raises RequestError where the place cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise RequestError(f"{path}: is a folder, expected the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "w+b") as stream:
+            yield stream
+        # mkstemp makes files for the owner alone; an output gets the permissions that open() would give.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,91 @@
+"""v2t.json: what a checkpoint says about itself. Read without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from v2t_cli.encoder import EncoderIdentity
+from v2t_cli.errors import RequestError, one_line
+
+INFO = "v2t.json"
+FORMAT = 1
+
+
+class AdapterInfo(BaseModel):
+    kind: str
+    tokens: int
+
+
+class DecoderInfo(BaseModel):
+    model: str | None  # None: trained from scratch
+    eos_token: str
+    pad_token: str
+
+
+class LengthInfo(BaseModel):
+    min_chars: int
+    max_chars: int
+    max_tokens: int  # of the longest training text, the end included
+
+
+class DataInfo(BaseModel):
+    sha256: str
+    texts: int
+    held_out: int
+
+
+class TrainingInfo(BaseModel):
+    steps: int
+    epochs: float
+    minutes: float
+    finished: bool
+
+
+class Scores(BaseModel):
+    """On the held-out texts: nats per token, the end of the text counted as one."""
+
+    texts: int
+    loss: float
+    perplexity: float
+
+
+class CheckpointInfo(BaseModel):
+    """What v2t.json says."""
+
+    format: Literal[1] = FORMAT
+    dim: int
+    encoder: EncoderIdentity | None
+    adapter: AdapterInfo
+    decoder: DecoderInfo
+    lengths: LengthInfo
+    data: DataInfo
+    training: TrainingInfo
+    held_out: Scores | None
+    versions: dict[str, str]
+
+
+def is_checkpoint(folder: Path) -> bool:
+    return (folder / INFO).is_file()
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """Read v2t.json. Raises RequestError for a folder that is not a checkpoint of ours."""
+    path = folder / INFO
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: no such checkpoint folder; train one with: v2t train --output {folder}, or name one with --checkpoint")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(info, dict) and isinstance(info.get("format"), int) and info["format"] > FORMAT:
+            raise RequestError(f"{path}: format {info['format']} is newer than this v2t, which reads {FORMAT}; upgrade v2t")
+        return CheckpointInfo.model_validate(info)
+    except FileNotFoundError:
+        raise RequestError(f"{folder}: not a v2t checkpoint (it has no {INFO}); train one with: v2t train --output DIR") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(f"{path}: not a valid {INFO}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: not a valid {INFO}: {one_line(error)}") from None

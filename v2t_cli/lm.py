@@ -1,0 +1,107 @@
+"""Causal language models and their tokenizers: pretrained, or built from nothing."""
+
+from __future__ import annotations
+
+import inspect
+
+from v2t_cli.config import DecoderConfig, ScratchConfig
+from v2t_cli.console import log
+from v2t_cli.errors import RequestError
+from v2t_cli.hub import hub_arguments, not_loadable
+
+# Looked for in a vocabulary whose tokenizer declares no end of text, before one is added.
+_END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]")
+
+
+def load_lm(config: DecoderConfig):
+    """Open a pretrained decoder: (AutoModelForCausalLM in float32, tokenizer with an end and a pad token).
+
+    Raises RequestError where it cannot be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    arguments = hub_arguments(config.model, config.revision, "decoder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model, **arguments)
+        lm = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **arguments)
+    except Exception as error:
+        raise not_loadable(config.model, "decoder", error) from error
+    if "inputs_embeds" not in inspect.signature(lm.forward).parameters:
+        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} takes no inputs_embeds, so it cannot read a vector")
+    complete_tokenizer(lm, tokenizer)
+    return lm, tokenizer
+
+
+def complete_tokenizer(lm, tokenizer) -> None:
+    """Give the tokenizer an end and a pad token where it lacks them, and tell the model's generation settings.
+
+    An end token that stands in the vocabulary is reused; else one is added and the embeddings grow by a row. Padding
+    is never looked at, so the end token serves for it.
+    """
+    if tokenizer.eos_token is None:
+        known = tokenizer.get_vocab()
+        end = next((token for token in _END_TOKENS if token in known), "</s>")
+        tokenizer.add_special_tokens({"eos_token": end})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(len(tokenizer))
+        log.info(f"the tokenizer has {len(tokenizer)} tokens: the decoder's embeddings were enlarged to match")
+    _set_special_tokens(lm, tokenizer)
+
+
+def _set_special_tokens(lm, tokenizer) -> None:
+    from transformers import GenerationConfig
+
+    # One place for the ids, so that any tool that opens the folder stops where we do; and a fresh generation config,
+    # since the model's own may carry sampling settings that would leak into every call.
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    lm.generation_config = GenerationConfig(**ids)
+    for key, value in ids.items():
+        setattr(lm.config, key, value)
+
+
+def scratch_lm(config: ScratchConfig, texts: list[str]):
+    """Build a GPT-2 of the given sizes with random weights, and a byte-level BPE tokenizer trained on the texts.
+
+    The tokenizer loses nothing: any text comes back from its tokens byte by byte.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = ["</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
+    lm = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=config.n_positions,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            attn_pdrop=config.dropout,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    _set_special_tokens(lm, tokenizer)
+    return lm, tokenizer
+
+
+def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text with the end-of-text id behind them. A special token's name in a text stays text."""
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return [row + [tokenizer.eos_token_id] for row in ids]

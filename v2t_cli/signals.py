@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM: exit codes 130 and 143, and a polite way to stop for what must be saved first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class StopRequest:
+    """Becomes true with the first signal; `signum` says which."""
+
+    signum: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signum is not None
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum
+
+
+@contextmanager
+def _handling(signals: tuple[int, ...], handler) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = {signum: signal.signal(signum, handler) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated in the block, so that temporary files are cleared away."""
+
+    def raise_terminated(signum, frame):
+        raise Terminated
+
+    with _handling((signal.SIGTERM,), raise_terminated):
+        yield
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM only sets the StopRequest; a second one interrupts at once."""
+    request = StopRequest()
+
+    def remember(signum, frame):
+        if request():
+            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+        request.signum = signum
+
+    with _handling((signal.SIGINT, signal.SIGTERM), remember):
+        yield request

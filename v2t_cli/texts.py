@@ -1,0 +1,115 @@
+"""Text files: one text a line, and what of them a model is trained on."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from v2t_cli.errors import RequestError, one_line
+
+# Every character that some program takes for the end of a line, and the other controls.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ")
+
+
+def to_line(text: str) -> str:
+    """The text with newlines and control characters as spaces, so that a row stays one line."""
+    return text.translate(_CONTROLS)
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, without their ends. `.gz` is unpacked, `-` is stdin.
+
+    Lines end at "\\n" alone (a carriage return before it belongs to the line end): U+2028 and its like are text.
+    Blank lines are yielded too, so that line i stays row i.
+
+    Raises RequestError for a missing or damaged file and for bytes that are not UTF-8, naming the line.
+    """
+    name = "stdin" if path == "-" else path
+    with _open(path) as stream:
+        number = 0
+        try:
+            for number, raw in enumerate(stream, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield line.removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file first") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise RequestError(f"{name}: damaged .gz file after line {number}: {one_line(error)}") from None
+
+
+@contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file of texts") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
+    with stream:
+        yield stream
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The lines that are kept for training, and how many fell to which filter."""
+
+    rows: np.ndarray  # int64, ascending: kept lines of the file
+    texts: list[str]  # the same lines' texts
+    duplicates: int
+    too_short: int
+    too_long: int
+
+    def __str__(self) -> str:
+        dropped = {"duplicates": self.duplicates, "too short": self.too_short, "too long": self.too_long}
+        total = len(self.texts) + sum(dropped.values())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        return f"{len(self.texts):,} of {total:,} texts kept" + (f" (dropped: {reasons})" if reasons else "")
+
+
+def select(lines: Iterable[str], min_chars: int, max_chars: int) -> Selection:
+    """Keep the first of equal texts whose length in characters lies in min_chars … max_chars, both included."""
+    rows, texts, seen = [], [], set()
+    duplicates = too_short = too_long = 0
+    for row, text in enumerate(lines):
+        if len(text) < min_chars or not text.strip():
+            too_short += 1
+        elif len(text) > max_chars:
+            too_long += 1
+        elif text in seen:
+            duplicates += 1
+        else:
+            seen.add(text)
+            rows.append(row)
+            texts.append(text)
+    return Selection(np.array(rows, dtype=np.int64), texts, duplicates, too_short, too_long)
+
+
+def split_held_out(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions 0 … count-1 into (training, held out), both ascending int64, the same for the same seed.
+
+    Raises RequestError where a side that should hold something would be empty.
+    """
+    held = max(1, round(count * share)) if share else 0
+    if count - held < 1:
+        raise RequestError(f"data.texts: {count} usable texts cannot be split into training and {share:.0%} held out")
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def fingerprint(texts: Iterable[str]) -> str:
+    """SHA-256 (hex) of the texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""Vector files: .npy of shape (rows, dim), read and written as streams, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from v2t_cli.errors import RequestError, one_line
+from v2t_cli.files import replacing
+
+CHUNK_ROWS = 4096
+
+
+class VectorReader:
+    """The rows of a .npy, in order, as float32. `rows` and `dim` are known before anything is read."""
+
+    def __init__(self, stream: BinaryIO, name: str):
+        self.name = name
+        self._stream = stream
+        shape, fortran, self._dtype = self._header()
+        if len(shape) == 1:  # one vector, as np.save writes a centroid
+            shape = (1, *shape)
+        if self._dtype.hasobject:
+            raise RequestError(f"{name}: holds Python objects, which need pickle and are never loaded; save it as float32")
+        if len(shape) != 2 or self._dtype.kind != "f" or not shape[1]:
+            found = f"{self._dtype} of shape {shape}"
+            raise RequestError(f"{name}: holds {found}, expected floating-point numbers of shape (rows, dim)")
+        self.rows, self.dim = shape
+        self._columns = None
+        if fortran:  # stored column by column: a row is complete only when all is read
+            self._columns = np.frombuffer(self._read(self.rows * self.dim, 0), self._dtype).reshape(self.dim, self.rows).T
+
+    def _header(self) -> tuple[tuple[int, ...], bool, np.dtype]:
+        try:
+            version = npy.read_magic(self._stream)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"format version {version} is for structured arrays")
+            return npy.read_array_header_1_0(self._stream) if version == (1, 0) else npy.read_array_header_2_0(self._stream)
+        except (ValueError, EOFError, TypeError, SyntaxError) as error:
+            raise RequestError(f"{self.name}: not a .npy file of vectors: {one_line(error)}") from None
+
+    def _read(self, numbers: int, row: int) -> bytes:
+        wanted = numbers * self._dtype.itemsize
+        data = self._stream.read(wanted)
+        if len(data) < wanted:
+            row += len(data) // (self.dim * self._dtype.itemsize)
+            raise RequestError(f"{self.name}: ends after {row} of {self.rows} rows; the file is truncated")
+        return data
+
+    def chunks(self, size: int = CHUNK_ROWS) -> Iterator[np.ndarray]:
+        """Yield float32 arrays of shape (at most size, dim). Can be run through once.
+
+        Raises RequestError, naming the row, for a truncated file and for values that are not finite.
+        """
+        for start in range(0, self.rows, size):
+            count = min(size, self.rows - start)
+            if self._columns is not None:
+                chunk = self._columns[start : start + count]
+            else:
+                chunk = np.frombuffer(self._read(count * self.dim, start), self._dtype).reshape(count, self.dim)
+            with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is reported as that
+                chunk = np.array(chunk, dtype=np.float32, order="C")
+            bad = ~np.isfinite(chunk).all(axis=1)
+            if bad.any():
+                raise RequestError(f"{self.name}: row {start + int(bad.argmax())} holds NaN or infinity")
+            yield chunk
+
+
+@contextmanager
+def open_vectors(path: str) -> Iterator[VectorReader]:
+    """Open a .npy file, or stdin for `-`. A file is checked to its end first, so that work does not stop in the middle.
+
+    Raises RequestError for anything but a whole .npy of finite numbers; pickled arrays are never loaded.
+    """
+    if path == "-":
+        if sys.stdin.isatty():
+            raise RequestError("stdin: is a terminal, expected a .npy; for example: v2t embed texts.txt -o - | v2t decode -")
+        yield VectorReader(sys.stdin.buffer, "stdin")
+        return
+    try:
+        stream = open(path, "rb")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file of vectors; v2t embed makes one from texts") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
+    with stream:
+        if stream.seekable():
+            for _ in VectorReader(stream, path).chunks():
+                pass
+            stream.seek(0)
+        yield VectorReader(stream, path)
+
+
+def load_vectors(path: str) -> np.ndarray:
+    """All rows as one float32 array of shape (rows, dim). Raises RequestError as `open_vectors` does."""
+    with open_vectors(path) as reader:
+        out = np.empty((reader.rows, reader.dim), dtype=np.float32)
+        start = 0
+        for chunk in reader.chunks():
+            out[start : start + len(chunk)] = chunk
+            start += len(chunk)
+    return out
+
+
+class VectorWriter:
+    """Writes rows behind a header whose row count is filled in by `close_header`.
+
+    NumPy pads the header so that the first axis can grow in place: the header with the final count has the same length.
+    """
+
+    def __init__(self, stream: BinaryIO, dim: int):
+        self.rows = 0
+        self.dim = dim
+        self._stream = stream
+        self._write_header()
+
+    def _write_header(self) -> None:
+        npy.write_array_header_1_0(self._stream, {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.dim)})
+
+    def write(self, vectors: np.ndarray) -> None:
+        self._stream.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        self.rows += len(vectors)
+
+    def close_header(self) -> None:
+        self._stream.seek(0)
+        self._write_header()
+
+
+@contextmanager
+def write_vectors(path: str, dim: int) -> Iterator[VectorWriter]:
+    """Open a writer for a float32 .npy at `path`, which appears when the block ends well; `-` is stdout.
+
+    stdout is spooled through a temporary file, because the header in front needs the number of rows.
+    """
+    with ExitStack() as stack:
+        stream = stack.enter_context(tempfile.TemporaryFile() if path == "-" else replacing(path))
+        writer = VectorWriter(stream, dim)
+        yield writer
+        writer.close_header()
+        if path == "-":
+            stream.seek(0)
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+class PartialVectors:
+    """A .npy of known shape that is filled over several runs: what an interrupted run wrote is kept."""
+
+    def __init__(self, path: Path, rows: int, dim: int):
+        self.path, self.rows, self.dim = path, rows, dim
+        self._part = path.with_suffix(".part")
+
+    def done(self) -> int:
+        """Rows that are already on disk."""
+        size = self._part.stat().st_size if self._part.exists() else 0
+        return min(size // (4 * self.dim), self.rows)
+
+    def append(self, chunks: Iterator[np.ndarray]) -> None:
+        """Write float32 chunks behind the rows that are there; give the file its final form once all rows are."""
+        with open(self._part, "ab") as stream:
+            stream.truncate(self.done() * 4 * self.dim)  # half a row, if the power went
+            for chunk in chunks:
+                stream.write(np.ascontiguousarray(chunk, dtype="<f4").data)
+        if self.done() == self.rows:
+            with replacing(self.path) as out, open(self._part, "rb") as stream:
+                npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.dim)})
+                shutil.copyfileobj(stream, out)
+            os.unlink(self._part)
