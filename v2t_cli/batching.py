@@ -67,7 +67,7 @@ class HalvingBatches:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     import torch
-    from accelerate.utils import should_reduce_batch_size
+    from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 

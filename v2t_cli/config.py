@@ -88,12 +88,12 @@ class TrainConfig(Section):
     epochs: float = Field(2, gt=0)
     max_minutes: float | None = Field(None, gt=0)
     batch_size: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
     learning_rate: float | None = Field(None, gt=0)
     adapter_learning_rate: float | None = Field(None, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1)
-    clip: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     eval_steps: int = Field(5000, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -45,11 +46,16 @@ class StderrHandler(logging.Handler):
         stderr().print(mark + record.getMessage())
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks: of several that a launcher (accelerate, torchrun) started, only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show_log() -> None:
     """Send v2t's records to stderr. Called by the command line alone: a library must not set up logging."""
     if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
         log.addHandler(StderrHandler())
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     log.propagate = False
 
 

@@ -58,7 +58,7 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
     selection = select(read_lines(config.texts), config.min_chars, config.max_chars)
     log.info(f"{config.texts}: {selection}")
     if not selection.texts:
-        raise RequestError(f"{config.texts}: no text of {config.min_chars} to {config.max_chars} characters (data.min_chars, data.max_chars)")
+        raise RequestError(f"{config.texts}: no text has data.min_chars {config.min_chars} to data.max_chars {config.max_chars} characters")
     train, held_out = split_held_out(len(selection.texts), config.held_out, seed)
     everything = Split(selection.texts, np.arange(len(selection.texts)))
     return Corpus(selection, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts))
@@ -68,7 +68,7 @@ def _check_count(config: DataConfig) -> None:
     lines = sum(1 for _ in read_lines(config.texts))
     with open_vectors(config.vectors) as reader:
         if reader.rows != lines:
-            raise RequestError(f"{config.vectors}: {reader.rows} vectors for the {lines} lines of {config.texts}; row i must belong to line i")
+            raise RequestError(f"{config.vectors}: {reader.rows} vectors for {lines} lines of {config.texts}; row i must belong to line i")
 
 
 def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track = silent) -> np.ndarray:

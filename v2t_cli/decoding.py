@@ -105,9 +105,8 @@ def decode(
     if encoder is None:
         search = replace(search, rerank=False)
     limit = checkpoint.inverter.n_positions
-    if limit is not None and search.max_new_tokens > limit:
-        log.info(f"decode.max_new_tokens is cut from {search.max_new_tokens} to {limit}, the decoder's positions behind the prefix")
-        search = replace(search, max_new_tokens=limit)
+    if limit is not None:  # past its positions a decoder fails with a bare IndexError
+        search = replace(search, max_new_tokens=min(search.max_new_tokens, limit))
     torch.manual_seed(seed)
     size = search.batch_size
     if size == "auto":

@@ -84,7 +84,7 @@ class UseEncoder:
         )
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        return np.asarray(self._model.encode([self._prompt + text for text in texts]), dtype=np.float32).reshape(len(texts), -1)
+        return np.asarray(self._model.encode([self._prompt + text for text in texts]), dtype=np.float32)
 
     def count_cut(self, texts: list[str]) -> int:
         return 0

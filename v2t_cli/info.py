@@ -1,4 +1,4 @@
-"""v2t.json: what a checkpoint says about itself. Read without torch."""
+"""v2t.json: what a checkpoint says about itself, and the encoder it belongs to. Read without torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from v2t_cli.encoder import EncoderIdentity
+from v2t_cli.config import EncoderConfig
+from v2t_cli.console import log
+from v2t_cli.encoder import Encoder, EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError, one_line
 
 INFO = "v2t.json"
@@ -76,16 +78,49 @@ def read_info(folder: Path) -> CheckpointInfo:
     """Read v2t.json. Raises RequestError for a folder that is not a checkpoint of ours."""
     path = folder / INFO
     if not folder.is_dir():
-        raise RequestError(f"{folder}: no such checkpoint folder; train one with: v2t train --output {folder}, or name one with --checkpoint")
+        raise RequestError(f"{folder}: no such checkpoint folder; make one with v2t train, or name one with --checkpoint")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(info, dict) and isinstance(info.get("format"), int) and info["format"] > FORMAT:
             raise RequestError(f"{path}: format {info['format']} is newer than this v2t, which reads {FORMAT}; upgrade v2t")
         return CheckpointInfo.model_validate(info)
     except FileNotFoundError:
-        raise RequestError(f"{folder}: not a v2t checkpoint (it has no {INFO}); train one with: v2t train --output DIR") from None
+        raise RequestError(f"{folder}: not a v2t checkpoint (it has no {INFO}); make one with v2t train") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(f"{path}: not a valid {INFO}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: not a valid {INFO}: {one_line(error)}") from None
+
+
+def checkpoint_encoder(
+    info: CheckpointInfo, named: str | None, base: EncoderConfig, device: str, needed: bool = False
+) -> Encoder | None:
+    """The encoder that belongs to a checkpoint, checked by the probe vector.
+
+    named: one that the user insists on; base: the settings that the checkpoint leaves open. Without a name, and unless
+    it is needed, an encoder that cannot be had gives None and a note: texts are then chosen by log-probability alone.
+
+    Raises RequestError for an encoder that is not the checkpoint's, naming both.
+    """
+    own = info.encoder
+    if named is None and own is None:
+        if needed:
+            raise RequestError("the checkpoint was trained on vectors from elsewhere and knows no encoder; name one with --encoder")
+        log.info("the checkpoint knows no encoder: no cosine, no re-ranking (--encoder names one)")
+        return None
+    config = own.config(base) if own else base
+    if named is not None:
+        config = config.model_copy(update={"model": named, "revision": None})
+    try:
+        encoder = open_encoder(config, device)
+    except RequestError as error:
+        if named is not None or needed:
+            raise
+        log.warning(f"no cosine and no re-ranking, the texts are chosen by log-probability: {error}")
+        return None
+    if own:
+        own.check(encoder.identity, "the checkpoint")
+    elif encoder.identity.dim != info.dim:
+        raise RequestError(f"encoder '{named}' makes vectors of {encoder.identity.dim} numbers, the checkpoint reads {info.dim}")
+    return encoder

@@ -89,7 +89,7 @@ class Run:
 
     def __post_init__(self):
         self.progress.signature = self.signature
-        per_step = self.config.train.batch_size * self.config.train.accumulate * self.accelerator.num_processes
+        per_step = self.config.train.batch_size * self.config.train.gradient_accumulation * self.accelerator.num_processes
         self.steps_per_epoch = math.ceil(len(self.train_split) / per_step)
         self.total_steps = max(1, round(self.config.train.epochs * self.steps_per_epoch))
         self._plan: tuple[int, list] = (-1, [])
@@ -105,7 +105,7 @@ class Run:
             "dim": self.vectors.shape[1],
             "decoder": config.decoder.scratch.model_dump() if config.decoder.scratch else config.decoder.model,
             "adapter": config.adapter.model_dump(),
-            "batch": [config.train.batch_size, config.train.accumulate, self.accelerator.num_processes],
+            "batch": [config.train.batch_size, config.train.gradient_accumulation, self.accelerator.num_processes],
         })
 
     def fraction(self) -> float:
@@ -135,7 +135,7 @@ class Run:
             if step % LOG_STEPS == 0:
                 mean = torch.stack(losses).mean().item()
                 if not math.isfinite(mean):
-                    raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and go on from the last save with --resume")
+                    raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and start again")
                 now = time.perf_counter()
                 self.hooks.step(StepReport(step, self.fraction(), mean, tokens / (now - since)))
                 losses, tokens, since = [], 0, now
@@ -174,7 +174,7 @@ class Run:
             rng = np.random.default_rng([self.config.seed, epoch])
             self._plan = epoch, bucketed(self.train_split.lengths, self.config.train.batch_size, rng)
         batches = self._plan[1]
-        size = self.config.train.accumulate * self.accelerator.num_processes
+        size = self.config.train.gradient_accumulation * self.accelerator.num_processes
         group = batches[position * size : (position + 1) * size]
         # Every process needs a batch, also where the epoch's last step has too few.
         short = max(0, self.accelerator.num_processes - len(group))
@@ -199,7 +199,7 @@ class Run:
                 # Gradients are averaged over processes: the product undoes that, so that each token weighs the same.
                 accelerator.backward(nll * accelerator.num_processes / total)
             loss_sum += nll.detach()
-        accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
+        accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss_sum / int(sum(lengths[batch].sum() for batch in mine)), total
@@ -231,9 +231,10 @@ class Run:
         return Scores(texts=len(self.held_out), loss=loss, perplexity=math.exp(min(loss, 700)))
 
     def _samples(self) -> list[tuple[str, str]]:
-        chosen = np.arange(min(self.config.train.samples, len(self.held_out)))
-        if not len(chosen):
+        if not (len(self.held_out) and self.config.train.samples):
             return []
+        # The same ones each time, spread over the file: their progress can be watched.
+        chosen = np.unique(np.linspace(0, len(self.held_out) - 1, self.config.train.samples).round().astype(np.int64))
         vectors, _, lengths = self._tensors(self.held_out, chosen)
         longest = int(self.held_out.lengths.max())
         with self.accelerator.autocast():

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from v2t_cli.decoding import Row
+from v2t_cli.decoding import Candidate, Row
 
-FORMATS = ("text", "jsonl", "tsv")
 TSV_HEADER = "index\ttext\tlogprob\tcosine"
 
 
@@ -34,6 +31,6 @@ def _jsonl(row: Row, candidates: int) -> str:
     return json.dumps(out, ensure_ascii=False)
 
 
-def _fields(candidate) -> dict:
+def _fields(candidate: Candidate) -> dict:
     cosine = None if candidate.cosine is None else round(candidate.cosine, 6)
     return {"text": candidate.text, "logprob": round(candidate.logprob, 4), "cosine": cosine}

@@ -80,7 +80,9 @@ def _prepare(config: Config, hooks: Hooks) -> Run:
     train_split = _tokenized(corpus.train, tokenizer, inverter.n_positions, "training")
     held_out = _tokenized(_sampled(corpus.held_out, config.seed), tokenizer, inverter.n_positions, "held-out")
     if config.train.gradient_checkpointing:
-        lm.gradient_checkpointing_enable()
+        # transformers renames it on the way to version 6
+        enable = "activation_checkpointing_enable" if hasattr(lm, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
+        getattr(lm, enable)()
 
     lm_rate, adapter_rate = config.train.learning_rates(scratch is not None)
     groups = [{"params": list(lm.parameters()), "lr": lm_rate}, {"params": list(adapter.parameters()), "lr": adapter_rate}]

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Vectors to text in a few minutes on a CPU: embed, train, decode and eval on examples/texts.txt.
+# Everything it makes is in quickstart/; its checkpoint stays in quickstart/checkpoint.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n\033[1m$ %s\033[0m\n' "$*" >&2; }
+run() { say "$*"; "$@"; }
+
+config=examples/quickstart.yaml
+checkpoint=quickstart/checkpoint
+mkdir -p quickstart
+
+# 1. A GPT learns to read the vectors of the training texts.
+run v2t train --config "$config" --overwrite
+
+# 2. Sentences that it has not seen become vectors ...
+head -n 20 "$checkpoint/held_out.txt" > quickstart/sentences.txt
+tail -n 20 "$checkpoint/held_out.txt" >> quickstart/sentences.txt
+run v2t embed quickstart/sentences.txt -o quickstart/vectors.npy --config "$config"
+
+# 3. ... and vectors become sentences again.
+run v2t decode quickstart/vectors.npy --checkpoint "$checkpoint" -o quickstart/decoded.txt
+
+say "original | reconstructed"
+paste -d '|' quickstart/sentences.txt quickstart/decoded.txt | sed 's/|/  |  /'
+
+# 4. How good is it, on all held-out sentences?
+run v2t eval --checkpoint "$checkpoint" --set eval.samples=0
+
+say "try it yourself:"
+echo "echo 'Мама купила хлеб.' | v2t embed - -o - --checkpoint $checkpoint | v2t decode - --checkpoint $checkpoint"

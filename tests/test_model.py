@@ -1,0 +1,178 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIM, build_decoder
+
+from v2t_cli.adapters import ADAPTERS, Linear, ZeroPad
+from v2t_cli.config import DecoderConfig, ScratchConfig
+from v2t_cli.errors import RequestError
+from v2t_cli.lm import load_lm, scratch_lm, tokenize
+from v2t_cli.model import Inverter, pad
+
+TEXTS = ["Привет!", "Где лодка?", "Я бы поехал автобусом."]
+
+
+def inverter(decoder, kind="linear", tokens=1) -> tuple[Inverter, object]:
+    torch.manual_seed(0)
+    lm, tokenizer = load_lm(DecoderConfig(model=str(decoder)))
+    adapter = ADAPTERS[kind](DIM, lm.config.hidden_size, tokens)
+    adapter.match_scale(1.0)
+    return Inverter(lm, adapter).eval(), tokenizer
+
+
+def batch(tokenizer, texts=TEXTS):
+    ids, lengths = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"))
+    torch.manual_seed(1)
+    return torch.randn(len(texts), DIM), ids, lengths
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_later_token_changes_no_earlier_logits(decoder, tokens):
+    model, tokenizer = inverter(decoder, tokens=tokens)
+    vectors, ids, lengths = batch(tokenizer, ["Где лодка?"])
+    changed = ids.clone()
+    changed[0, -2] = (changed[0, -2] + 1) % 200
+    before, after = model.logits(vectors, ids, lengths), model.logits(vectors, changed, lengths)
+    torch.testing.assert_close(before[:, :-1], after[:, :-1])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+def test_every_prediction_sees_the_vector(decoder):
+    model, tokenizer = inverter(decoder)
+    vectors, ids, lengths = batch(tokenizer)
+    difference = (model.logits(vectors, ids, lengths) - model.logits(-vectors, ids, lengths)).abs().amax(dim=2)
+    assert (difference > 1e-4).all()
+
+
+def test_padding_changes_nothing(decoder):
+    model, tokenizer = inverter(decoder, tokens=2)
+    vectors, ids, lengths = batch(tokenizer)
+    together = model(vectors, ids, lengths)
+    alone = [model(vectors[i : i + 1], ids[i : i + 1, : lengths[i]], lengths[i : i + 1])[0] for i in range(len(TEXTS))]
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-5)
+
+
+def test_loss_against_a_computation_by_hand(decoder):
+    model, tokenizer = inverter(decoder)
+    vectors, ids, lengths = batch(tokenizer, ["да"])
+    embeddings = model.lm.get_input_embeddings()
+    expected = 0.0
+    for position in range(int(lengths[0])):  # one full pass a token, no padding, no shifting
+        embeds = torch.cat([model.adapter(vectors), embeddings(ids[:, :position])], dim=1)
+        logits = model.lm(inputs_embeds=embeds).logits[0, -1]
+        expected -= torch.log_softmax(logits, dim=0)[ids[0, position]].item()
+    assert ids[0, -1] == tokenizer.eos_token_id
+    assert model(vectors, ids, lengths).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_reach_adapter_and_token_embeddings(decoder):
+    model, tokenizer = inverter(decoder, tokens=2)
+    model(*batch(tokenizer)).sum().backward()
+    assert model.adapter.map.weight.grad.abs().sum() > 0
+    used = sorted(set(tokenize(tokenizer, ["Где"])[0][:-1]))
+    gradient = model.lm.get_input_embeddings().weight.grad
+    assert (gradient[used].abs().sum(dim=1) > 0).all()
+
+
+def test_generation_with_the_cache_is_generation_without(decoder):
+    model, tokenizer = inverter(decoder)
+    vectors, *_ = batch(tokenizer)
+    arguments = {"max_new_tokens": 12, "do_sample": False}
+    cached = model.generate(vectors, **arguments)
+    expected = torch.empty(len(vectors), 0, dtype=torch.long)
+    for _ in range(cached.shape[1]):  # the whole sequence again for each token
+        ids = torch.cat([expected, torch.zeros(len(vectors), 1, dtype=torch.long)], dim=1)
+        logits = model.logits(vectors, ids, torch.full((len(vectors),), ids.shape[1]))[:, -1]
+        expected = torch.cat([expected, logits.argmax(dim=1, keepdim=True)], dim=1)
+    end = tokenizer.eos_token_id
+    for ours, plain in zip(cached.tolist(), expected.tolist()):
+        stop = plain.index(end) if end in plain else len(plain)
+        assert ours[:stop] == plain[:stop]
+
+
+def test_a_batch_generates_what_its_rows_do(decoder):
+    model, tokenizer = inverter(decoder)
+    vectors, *_ = batch(tokenizer)
+    together = model.generate(vectors, max_new_tokens=10, do_sample=False)
+    for i in range(len(vectors)):
+        alone = model.generate(vectors[i : i + 1], max_new_tokens=10, do_sample=False)[0]
+        assert together[i, : len(alone)].tolist() == alone.tolist()
+
+
+def test_zero_pad_is_the_vector_and_zeros():
+    vectors = torch.randn(4, 6)
+    prefix = ZeroPad(6, 10, 1)(vectors)
+    assert prefix.shape == (4, 1, 10)
+    torch.testing.assert_close(prefix[:, 0, :6], vectors)
+    assert not prefix[:, 0, 6:].any() and not list(ZeroPad(6, 10, 1).parameters())
+
+
+def test_zero_pad_refuses_a_wide_vector_with_both_numbers():
+    with pytest.raises(RequestError, match="768 numbers, more than the decoder's hidden size 512; use linear or mlp"):
+        ZeroPad(768, 512, 1)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_learned_adapters_standardise_and_match_the_embeddings(kind):
+    torch.manual_seed(0)
+    vectors = 5 + 0.01 * torch.randn(2000, 32)
+    adapter = ADAPTERS[kind](32, 64, 3)
+    adapter.set_statistics(vectors.mean(dim=0), vectors.std(dim=0))
+    adapter.match_scale(0.02)
+    prefix = adapter(vectors)
+    assert prefix.shape == (2000, 3, 64)
+    assert prefix.std().item() == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_constant_dimension_stays_finite():
+    adapter = Linear(4, 8, 1)
+    adapter.set_statistics(torch.ones(4), torch.zeros(4))
+    assert torch.isfinite(adapter(torch.ones(2, 4))).all()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_missing_end_token_is_added(tmp_path, architecture):
+    lm, tokenizer = load_lm(DecoderConfig(model=str(build_decoder(tmp_path, architecture, end_token=False))))
+    assert tokenizer.eos_token == tokenizer.pad_token == "</s>"
+    assert lm.get_input_embeddings().num_embeddings == len(tokenizer) == 257
+    assert lm.generation_config.eos_token_id == tokenizer.eos_token_id == 256
+
+
+def test_sampling_settings_of_a_pretrained_model_do_not_leak(tmp_path):
+    folder = build_decoder(tmp_path, "gpt2")
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 9.0, "max_length": 3}')
+    lm, _ = load_lm(DecoderConfig(model=str(folder)))
+    assert not lm.generation_config.do_sample and lm.generation_config.temperature is None
+
+
+def test_scratch_tokenizer_loses_nothing():
+    lm, tokenizer = scratch_lm(ScratchConfig(n_layer=1, n_embd=16, n_head=2, vocab_size=300), TEXTS)
+    odd = ["  двойные  пробелы ", "</s> это текст", "日本語 🙂 ё", ""]
+    for text, ids in zip(odd, tokenize(tokenizer, odd)):
+        assert ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert lm.config.vocab_size == len(tokenizer) <= 300
+
+
+def test_positions_left_for_the_text(decoder):
+    model, _ = inverter(decoder, tokens=3)
+    assert model.n_positions == 96 - 3
+
+
+def test_statistics_match_numpy():
+    from v2t_cli.dataset import statistics
+
+    vectors = np.random.default_rng(0).normal(3, 2, size=(9000, 5)).astype(np.float32)
+    rows = np.arange(0, 9000, 2)
+    mean, deviation = statistics(vectors, rows)
+    np.testing.assert_allclose(mean, vectors[rows].mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(deviation, vectors[rows].std(axis=0), rtol=1e-4)
+
+
+def test_the_wrapped_decoder_keeps_its_config(decoder):
+    lm, _ = load_lm(DecoderConfig(model=str(decoder)))
+    before = copy.copy(lm.config._attn_implementation)
+    Inverter(lm, Linear(DIM, lm.config.hidden_size, 1))
+    assert lm.config._attn_implementation == before is not None

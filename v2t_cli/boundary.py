@@ -1,0 +1,50 @@
+"""The one error boundary of the command line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+from typer.core import TyperGroup
+
+from v2t_cli import console
+from v2t_cli.errors import V2TError
+from v2t_cli.signals import Terminated, terminable
+
+# What the machine refuses. Other OSErrors are mistakes of ours and keep their traceback.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG)
+
+
+class Commands(TyperGroup):
+    """The error boundary: what a user can cause ends in one line on stderr and the documented exit code."""
+
+    def invoke(self, ctx):
+        console.show_log()
+        try:
+            with terminable():
+                out = super().invoke(ctx)
+                sys.stdout.flush()
+                return out
+        except V2TError as error:
+            console.error(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            console.error("stopped")
+            raise typer.Exit(130) from None
+        except Terminated:
+            console.error("stopped")
+            raise typer.Exit(143) from None
+        except BrokenPipeError:
+            # The reader has what it wanted (`| head -1`). Python would complain once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except MemoryError:
+            console.error("out of memory; smaller batches may do")
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            console.error(f"{error.filename or 'output'}: {error.strerror}")
+            raise typer.Exit(1) from None
