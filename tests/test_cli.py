@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,14 +92,27 @@ def test_train_then_decode_needs_no_names(v2t, labse, texts_file, tmp_path):
 
 
 def test_train_refuses(v2t, labse, texts_file, tmp_path):
-    refused(v2t("train"), "data.texts is not set")
+    refused(v2t("train"), "texts.txt: no such file of texts")
+    refused(v2t("train", "--set", "data.texts='-'"), "name files, not stdin")
     data = ["--set", f"data.texts={texts_file}"]
     refused(v2t("train", "--set", "train.epoch=3", *data), "train.epoch: unknown key, did you mean 'train.epochs'?")
     refused(v2t("train", "--set", "data.texts=absent.txt", *TINY), "absent.txt: no such file")
     refused(v2t("train", "--resume", *data, *TINY), "checkpoint: nothing to resume")
     refused(v2t("train", "--set", "data.min_chars=50", *data, *TINY), "no text has")
-    refused(v2t("train", "--set", f"encoder.model={labse}", "--set", "adapter.kind=zero_pad", *data, *TINY[:1], TINY[1].replace("32", "8"), *TINY[2:]),
-            "the vectors have 16 numbers, more than the decoder's hidden size 8")
+    refused(
+        v2t(
+            "train",
+            "--set",
+            f"encoder.model={labse}",
+            "--set",
+            "adapter.kind=zero_pad",
+            *data,
+            *TINY[:1],
+            TINY[1].replace("32", "8"),
+            *TINY[2:],
+        ),
+        "the vectors have 16 numbers, more than the decoder's hidden size 8",
+    )
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -174,6 +188,26 @@ def test_decode_refuses(v2t, labse, checkpoint, vectors, tmp_path):
     assert not (tmp_path / "out.txt").exists()
 
 
+def test_a_named_encoder_is_checked_even_where_it_is_not_needed(v2t, checkpoint, vectors, tmp_path):
+    from conftest import build_labse
+
+    other = build_labse(tmp_path, DIM, 2, 2, seed=9)
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--quality", "fast", "--encoder", other]
+    refused(v2t("decode", "-", *options, stdin=npy(vectors)), "is not the one of the checkpoint")
+
+
+def test_outputs_that_are_no_plain_files(v2t, checkpoint, vectors, tmp_path):
+    np.save("v.npy", vectors)
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--quality", "fast"]
+    assert v2t("decode", "v.npy", *options, "-o", "-").stdout.count("\n") == len(vectors)
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    assert v2t("decode", "v.npy", *options, "-o", "link.txt").exit_code == 0
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text().count("\n") == len(vectors)
+    assert v2t("decode", "v.npy", *options, "-o", "/dev/null").exit_code == 0
+    assert not Path("/dev/null").is_file()
+
+
 def test_decode_refuses_another_encoder(v2t, checkpoint, vectors, tmp_path):
     from conftest import build_labse
 
@@ -243,6 +277,7 @@ def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, vectors):
         (Terminated(), 143, "stopped"),
         (OSError(28, "No space left on device", "v.npy"), 1, "v.npy: No space left on device"),
         (MemoryError(), 1, "out of memory"),
+        (RuntimeError("CUDA error: out of memory"), 1, "out of memory; smaller batches"),
     ],
 )
 def test_exit_codes(v2t, monkeypatch, error, code, message):

@@ -26,9 +26,7 @@ def flat(tree: dict, prefix: str = "") -> set[str]:
 
 
 def test_example_loads_and_is_the_defaults():
-    example = load_config(ROOT / "config.example.yaml")
-    same = example.model_copy(update={"data": example.data.model_copy(update={"texts": None})})
-    assert same == Config()
+    assert load_config(ROOT / "config.example.yaml") == Config()
 
 
 def test_example_names_and_comments_every_key():
@@ -47,6 +45,14 @@ def test_typed_options_win_over_sets_over_the_file(tmp_path):
     config = load_config(path, ["output=b", "train.epochs=6"], {"output": "c", "device": None})
     assert (config.seed, config.output, config.train.epochs) == (1, "c", 6)
     assert config.train.learning_rate == 5e-5  # PyYAML reads 5e-5 as a string
+
+
+@pytest.mark.parametrize(
+    ("shipped", "item"), [("config.example.yaml", "decoder.scratch={}"), ("examples/quickstart.yaml", "decoder.model=gpt2")]
+)
+def test_a_typed_decoder_takes_the_place_of_the_files(shipped, item):
+    decoder = load_config(ROOT / shipped, [item]).decoder
+    assert (decoder.scratch == ScratchConfig()) if "scratch" in item else (decoder.model == "gpt2" and decoder.scratch is None)
 
 
 def test_file_in_the_current_folder_is_found(tmp_path, monkeypatch):
@@ -80,6 +86,8 @@ def test_all_problems_at_once_with_the_nearest_name(tmp_path):
         ("decoder: {scratch: {n_embd: 10, n_head: 4}}", "n_embd 10 is not a multiple of n_head 4"),
         ("data: {min_chars: 9, max_chars: 3}", "min_chars 9 is more than max_chars 3"),
         ("adapter: {kind: conv}", "adapter.kind"),
+        ("train: {epochs: .inf}", "train.epochs"),
+        ("seed: 2024-13-45", "not valid YAML"),
     ],
 )
 def test_bad_files(tmp_path, text, message):
@@ -93,6 +101,8 @@ def test_bad_files(tmp_path, text, message):
 def test_bad_set_items():
     with pytest.raises(RequestError, match="expected section.key=value"):
         load_config(None, ["train.epochs"])
+    with pytest.raises(RequestError, match="'train' is set to 5, which is no section"):
+        load_config(None, ["train=5", "train.epochs=3"])
     with pytest.raises(RequestError, match="no such config file"):
         load_config(Path("absent.yaml"))
 

@@ -93,7 +93,11 @@ def test_without_an_encoder_there_is_no_cosine(loaded, target):
 
 def test_sampling_follows_the_seed(loaded, target):
     def draw(seed):
-        return [c.text for row in decode(loaded, [target], search(strategy="sample", candidates=3, top_p=1.0), seed=seed) for c in row.candidates]
+        return [
+            c.text
+            for row in decode(loaded, [target], search(strategy="sample", candidates=3, top_p=1.0), seed=seed)
+            for c in row.candidates
+        ]
 
     assert draw(1) == draw(1) != draw(2)
 

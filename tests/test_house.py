@@ -8,11 +8,11 @@ PACKAGE = Path(__file__).parent.parent / "v2t_cli"
 # From the bottom up. A module imports from lines above its own, and from those before it on its line.
 HOUSE = """
     errors
-    config console files signals
-    device hub texts vectors
+    config console files
+    signals device hub texts vectors
     encoder adapters
     info batching model lm
-    card dataset checkpoint resume
+    scoring card dataset checkpoint resume
     loop decoding
     training evaluation rows report
     boundary cli

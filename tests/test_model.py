@@ -140,6 +140,16 @@ def test_a_missing_end_token_is_added(tmp_path, architecture):
     assert lm.generation_config.eos_token_id == tokenizer.eos_token_id == 256
 
 
+def test_a_decoder_that_looks_ahead_is_refused(tmp_path):
+    from transformers import BertConfig, BertLMHeadModel
+
+    build_decoder(tmp_path, "gpt2")  # for its tokenizer
+    config = BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(RequestError, match="BertLMHeadModel looks ahead"):
+        load_lm(DecoderConfig(model=str(tmp_path)))
+
+
 def test_sampling_settings_of_a_pretrained_model_do_not_leak(tmp_path):
     folder = build_decoder(tmp_path, "gpt2")
     (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 9.0, "max_length": 3}')

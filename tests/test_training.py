@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -41,13 +42,17 @@ class StopAt:
         return self.asked > self.step
 
 
+def stopping(step):
+    return Hooks(stoppable=lambda: nullcontext(StopAt(step)))
+
+
 def test_resumed_is_uninterrupted(tmp_path, texts_file, labse):
     dropout = "decoder.scratch.dropout=0.1"  # so that the random state matters too
     whole = tiny_config(texts_file, labse, tmp_path / "whole", dropout)
     parts = tiny_config(texts_file, labse, tmp_path / "parts", dropout)
     train(whole)
     for step in (5, 4):  # in the middle of an epoch, and again
-        result = train(parts, resume_run=step == 4, hooks=Hooks(should_stop=StopAt(step)))
+        result = train(parts, resume_run=step == 4, hooks=stopping(step))
         assert not result.finished and not read_info(tmp_path / "parts").training.finished
         load_checkpoint(tmp_path / "parts", torch.device("cpu"))  # complete at every stop
     assert read_info(tmp_path / "parts").training.steps == 9
@@ -86,7 +91,13 @@ def test_two_processes_are_one(tmp_path, texts_file, labse):
     def launch(processes, output, batch_size):
         arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         arguments += ["-m", "v2t_cli", "train", "--output", str(output), "--device", "cpu"]
-        settings = {"encoder.model": labse, "data.texts": texts_file, "train.batch_size": batch_size, "train.epochs": 2, "data.held_out": 0.04}
+        settings = {
+            "encoder.model": labse,
+            "data.texts": texts_file,
+            "train.batch_size": batch_size,
+            "train.epochs": 2,
+            "data.held_out": 0.04,
+        }
         settings["decoder.scratch"] = "{n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}"
         for key, value in settings.items():
             arguments += ["--set", f"{key}={value}"]
@@ -155,8 +166,9 @@ def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
     assert states == ["step-000000060"], "one state, the newest"
 
 
-def test_the_clock_ends_a_run(tmp_path, texts_file, labse):
+def test_the_clock_ends_a_run(tmp_path, texts_file, labse, monkeypatch):
     fractions = []
+    monkeypatch.setattr("v2t_cli.loop.LOG_STEPS", 1)
     hooks = Hooks(step=lambda report: fractions.append(report.fraction))
     result = train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=100000", "train.max_minutes=0.03"), hooks=hooks)
     minutes = read_info(tmp_path / "out").training.minutes
@@ -216,14 +228,15 @@ def test_a_loss_that_explodes_is_an_error(tmp_path, texts_file, labse, monkeypat
     from v2t_cli.model import Inverter
 
     monkeypatch.setattr(Inverter, "forward", lambda self, v, i, n: self.adapter.map.weight.sum() * float("nan") + torch.zeros(len(v)))
-    with pytest.raises(V2TError, match="loss became nan"):
-        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=20"))
+    with pytest.raises(V2TError, match="loss became nan before step 6"):  # also where the run ends before a report
+        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"))
+    assert not (tmp_path / "out").exists()
 
 
 class TestOutputFolder:
     def begin(self, tmp_path, texts_file, labse, *sets):
         config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1", *sets)
-        train(config, hooks=Hooks(should_stop=StopAt(3)))
+        train(config, hooks=stopping(3))
         return config
 
     def test_a_foreign_folder_is_never_touched(self, tmp_path, texts_file, labse):
@@ -263,6 +276,47 @@ class TestOutputFolder:
         with pytest.raises(RequestError, match="changed: seed .0 then, 5 now., adapter"):
             train(other, resume_run=True)
 
+    def test_other_vectors_or_another_encoder_are_not_resumed(self, tmp_path, texts_file, labse):
+        from conftest import build_labse
+
+        np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(100, DIM)))
+        config = self.begin(tmp_path, texts_file, "null", f"data.vectors={tmp_path / 'v.npy'}")
+        np.save(tmp_path / "v.npy", np.random.default_rng(1).normal(size=(100, DIM)))
+        with pytest.raises(RequestError, match="changed: vectors"):
+            train(config, resume_run=True)
+        with pytest.raises(RequestError, match="the run there had vectors from elsewhere"):
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True)
+        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"), overwrite=True)
+        other = build_labse(tmp_path, DIM, 2, 2, seed=3)
+        with pytest.raises(RequestError, match="is not the one of the run in"):
+            train(tiny_config(texts_file, other, tmp_path / "out"), resume_run=True)
+
+    def test_new_rates_count_after_a_resume(self, tmp_path, texts_file, labse, monkeypatch):
+        from v2t_cli.loop import Run
+
+        config = self.begin(tmp_path, texts_file, labse)
+        rates, real = [], Run._step
+
+        def spy(run, fraction):
+            out = real(run, fraction)
+            rates.append((run.optimizer.param_groups[0]["lr"], run.optimizer.param_groups[0]["weight_decay"]))
+            return out
+
+        monkeypatch.setattr(Run, "_step", spy)
+        slower = config.train.model_copy(update={"learning_rate": 1e-9, "weight_decay": 0.5})
+        train(config.model_copy(update={"train": slower}), resume_run=True)
+        assert rates and all(rate <= 1e-9 and decay == 0.5 for rate, decay in rates)
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path, texts_file, labse):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RequestError, match="cannot be made, .*file is a file"):
+            train(tiny_config(texts_file, labse, tmp_path / "file" / "out"))
+
+    def test_leftovers_of_a_killed_save(self, tmp_path, texts_file, labse):
+        (tmp_path / "out" / ".new-abc").mkdir(parents=True)
+        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"))
+        assert not list((tmp_path / "out").glob(".new-*"))
+
     def test_a_damaged_state(self, tmp_path, texts_file, labse):
         config = self.begin(tmp_path, texts_file, labse)
         (state,) = (tmp_path / "out" / ".resume").iterdir()
@@ -275,5 +329,5 @@ class TestOutputFolder:
 
     def test_a_file_in_the_way(self, tmp_path, texts_file, labse):
         (tmp_path / "out").write_text("")
-        with pytest.raises(RequestError, match="is a file"):
+        with pytest.raises(RequestError, match="cannot be made, .*out is a file"):
             train(tiny_config(texts_file, labse, tmp_path / "out"))

@@ -13,6 +13,12 @@ def saved(path, array, **arguments):
     return str(path)
 
 
+def saved_bytes(array) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize("dtype", ["<f4", "<f2", "<f8", ">f4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_any_float_becomes_float32(tmp_path, vectors, dtype, order):
@@ -67,6 +73,8 @@ def test_stream_is_read_chunk_by_chunk(vectors):
     [
         (lambda p, v: p.write_bytes(b"hello"), "not a .npy"),
         (lambda p, v: p.write_bytes(b""), "not a .npy"),
+        (lambda p, v: p.write_bytes(saved_bytes(v).replace(b"(5, 16)", b"(5, 16 ")), "not a .npy"),
+        (lambda p, v: p.write_bytes(saved_bytes(v).replace(b"(5, 16)", b"(-5,16)")), "expected floating-point numbers of shape"),
         (lambda p, v: np.save(p, np.array([{"a": 1}], dtype=object), allow_pickle=True), "never loaded"),
         (lambda p, v: np.save(p, np.zeros((2, 3), dtype=np.int8)), "holds int8 of shape"),
         (lambda p, v: np.save(p, np.zeros((2, 3, 4), dtype=np.float32)), "expected floating-point numbers of shape"),

@@ -54,8 +54,7 @@ class ZeroPad(Adapter):
     def __init__(self, dim: int, hidden: int, tokens: int):
         if dim > hidden:
             raise RequestError(
-                f"adapter.kind zero_pad: the vectors have {dim} numbers, more than the decoder's hidden size {hidden}; "
-                "use linear or mlp"
+                f"adapter.kind zero_pad: the vectors have {dim} numbers, more than the decoder's hidden size {hidden}; use linear or mlp"
             )
         super().__init__(dim, hidden, tokens)
 

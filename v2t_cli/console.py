@@ -23,9 +23,15 @@ def silent(description: str, total: int | None) -> Iterator[Advance]:
     yield lambda count: None
 
 
+class _Stderr(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads our notes any more: no reason to end the work."""
+        self.quiet = True
+
+
 def stderr() -> Console:
     # Made anew each time: tests and pipes replace sys.stderr after import.
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    return _Stderr(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -12,10 +12,10 @@ import numpy as np
 
 from v2t_cli.config import DataConfig
 from v2t_cli.console import Track, log, silent
-from v2t_cli.encoder import Encoder, embed
+from v2t_cli.encoder import SAME_ENCODER, Encoder, EncoderIdentity, embed
 from v2t_cli.errors import RequestError
-from v2t_cli.texts import Selection, fingerprint, read_lines, select, split_held_out
-from v2t_cli.vectors import PartialVectors, load_vectors, open_vectors
+from v2t_cli.texts import fingerprint, read_lines, select, split_held_out
+from v2t_cli.vectors import PartialVectors, open_vectors
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Split:
 class Corpus:
     """What survived the filters, split for training."""
 
-    selection: Selection
+    texts: list[str]
     train: Split
     held_out: Split
     sha256: str
@@ -51,8 +51,8 @@ class Corpus:
 
 def read_corpus(config: DataConfig, seed: int) -> Corpus:
     """Read, filter and split the texts. Raises RequestError where there are none, or too few."""
-    if config.texts is None:
-        raise RequestError("data.texts is not set: name the file of training texts, for example --set data.texts=texts.txt")
+    if "-" in (config.texts, config.vectors):
+        raise RequestError("data.texts and data.vectors are read more than once: name files, not stdin")
     if config.vectors is not None:
         _check_count(config)
     selection = select(read_lines(config.texts), config.min_chars, config.max_chars)
@@ -60,8 +60,9 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
     if not selection.texts:
         raise RequestError(f"{config.texts}: no text has data.min_chars {config.min_chars} to data.max_chars {config.max_chars} characters")
     train, held_out = split_held_out(len(selection.texts), config.held_out, seed)
-    everything = Split(selection.texts, np.arange(len(selection.texts)))
-    return Corpus(selection, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts))
+    # Vectors from elsewhere stand for all lines of the file, our own for the kept ones.
+    everything = Split(selection.texts, selection.rows if config.vectors else np.arange(len(selection.texts)))
+    return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts))
 
 
 def _check_count(config: DataConfig) -> None:
@@ -72,31 +73,52 @@ def _check_count(config: DataConfig) -> None:
 
 
 def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track = silent) -> np.ndarray:
-    """float32 (kept texts, dim): from data.vectors, else embedded, or taken from the cache of an earlier run."""
-    if config.vectors is not None:
-        return load_vectors(config.vectors)[corpus.selection.rows]
+    """The vectors that the rows of the splits point at, (rows, dim), mapped from disk.
+
+    From data.vectors, else embedded, or taken from the cache of an earlier run.
+    """
+    path = config.vectors or _cached(config, corpus, encoder, track)
+    # Mapped, not read: pages that a batch needs come from the disk's cache, and several processes share them.
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    return vectors if vectors.ndim == 2 else vectors[None]
+
+
+def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder, track: Track) -> Path:
+    """The file that holds the embedded texts, written now unless an earlier run did."""
     from filelock import FileLock
 
+    identity = encoder.identity
     folder = Path(config.cache or default_cache())
-    # What the encoder makes of the probe names it better than its path; rounded, since its last digits vary with threads.
-    identity = encoder.identity.model_copy(update={"name": "", "probe": np.round(encoder.identity.probe, 2).tolist()})
-    key = hashlib.sha256(f"{corpus.sha256} {identity.model_dump_json()}".encode()).hexdigest()[:32]
-    path = folder / f"{key}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{corpus.sha256} {identity.name} {identity.prompt} {identity.normalize}"
+    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be the folder of cached vectors (data.cache): {error.strerror}") from None
     # The lock lets several runs, and the processes of one, embed the same texts once.
     with FileLock(path.with_suffix(".lock")):
+        partial = PartialVectors(path, len(corpus.texts), identity.dim)
+        # A name says little of what a folder holds today: the probe vector decides.
+        made_by = path.with_suffix(".json")
+        if not _made_by(made_by, identity):
+            partial.discard()
+            made_by.write_text(identity.model_dump_json(), encoding="utf-8")
         if path.exists():
             log.info(f"vectors taken from {path}")
-        else:
-            texts = corpus.selection.texts
-            partial = PartialVectors(path, len(texts), encoder.identity.dim)
-            done = partial.done()
-            with track("embedding", len(texts)) as advance:
-                advance(done)
-                partial.append(_counted(embed(encoder, texts[done:]), advance))
-            log.info(f"{len(texts):,} texts embedded; vectors kept in {path}")
-    # Mapped, not read: pages that a batch needs come from the disk's cache, and several processes share them.
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+            return path
+        done = partial.done()
+        with track("embedding", len(corpus.texts)) as advance:
+            advance(done)
+            partial.append(_counted(embed(encoder, corpus.texts[done:]), advance))
+        log.info(f"{len(corpus.texts):,} texts embedded; vectors kept in {path}")
+    return path
+
+
+def _made_by(path: Path, identity: EncoderIdentity) -> bool:
+    try:
+        return identity.cosine(EncoderIdentity.model_validate_json(path.read_text(encoding="utf-8"))) >= SAME_ENCODER
+    except (OSError, ValueError):
+        return False
 
 
 def _counted(chunks, advance):

@@ -49,9 +49,7 @@ class EncoderIdentity(BaseModel):
         cosine = self.cosine(other)
         if cosine < SAME_ENCODER:
             how = f"dim {other.dim} against {self.dim}" if self.dim != other.dim else f"probe cosine {cosine:.3f}"
-            raise RequestError(
-                f"encoder '{other.name}' is not the one of {whose}, '{self.name}' ({how}); name that one with --encoder"
-            )
+            raise RequestError(f"encoder '{other.name}' is not the one of {whose}, '{self.name}' ({how}); name that one with --encoder")
 
 
 class Encoder(Protocol):
@@ -104,7 +102,7 @@ class SentenceTransformerEncoder:
         try:
             self._model = SentenceTransformer(config.model, device=str(device), model_kwargs=model_kwargs, **arguments)
         except Exception as error:
-            raise not_loadable(config.model, "encoder", error) from error
+            raise not_loadable(config.model, "encoder", arguments, error) from error
         self._batch_size, self._normalize = config.batch_size, config.normalize
         default = self._model.prompts.get(self._model.default_prompt_name) if self._model.default_prompt_name else None
         self._prompt = config.prompt if config.prompt is not None else default

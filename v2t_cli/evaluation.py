@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from v2t_cli.batching import HalvingBatches
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import Track, log, silent
 from v2t_cli.decoding import Search, decode
 from v2t_cli.encoder import Encoder, row_cosine
 from v2t_cli.errors import RequestError
 from v2t_cli.lm import tokenize
-from v2t_cli.model import pad
-
-SCORING_BATCH = 128
+from v2t_cli.scoring import score
 
 
 @dataclass
@@ -95,23 +92,16 @@ def evaluate(
     )
 
 
-@torch.inference_mode()
 def token_loss(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> float:
     """Mean negative log-likelihood in nats per token, ends of text included, each token weighing the same."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
     rows = tokenize(tokenizer, texts)
     limit = inverter.n_positions
-    if limit is not None and any(len(row) > limit for row in rows):
-        log.warning(f"{sum(len(row) > limit for row in rows):,} texts are longer than the decoder's {limit} tokens; only those are scored")
+    if limit is not None and (long := sum(len(row) > limit for row in rows)):
+        log.warning(f"{long:,} texts are longer than the decoder's {limit} tokens; only their beginning is scored")
         rows = [row[:limit] for row in rows]
-    order = np.argsort([len(row) for row in rows], kind="stable")
-
-    def run(part: slice) -> list[float]:
-        batch = order[part]
-        ids, lengths = pad([rows[i] for i in batch], tokenizer.pad_token_id, inverter.device)
-        return inverter(torch.from_numpy(vectors[batch]).to(inverter.device), ids, lengths).tolist()
-
-    return sum(HalvingBatches(SCORING_BATCH).map(run, len(rows))) / sum(map(len, rows))
+    logprobs = score(inverter, torch.from_numpy(vectors), rows, np.arange(len(rows)), tokenizer.pad_token_id)
+    return float(-logprobs.sum() / sum(map(len, rows)))
 
 
 def token_f1(generated: str, reference: str) -> float:

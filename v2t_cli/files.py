@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,14 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     if path.is_dir():
         raise RequestError(f"{path}: is a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():  # /dev/null, a named pipe: nothing that could be replaced
+        with tempfile.TemporaryFile() as stream:
+            yield stream
+            stream.seek(0)
+            with open(path, "wb") as out:
+                shutil.copyfileobj(stream, out)
+        return
+    path = path.resolve()  # a link stays, the file it leads to is replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -93,9 +93,7 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise RequestError(f"{path}: not a valid {INFO}: {one_line(error)}") from None
 
 
-def checkpoint_encoder(
-    info: CheckpointInfo, named: str | None, base: EncoderConfig, device: str, needed: bool = False
-) -> Encoder | None:
+def checkpoint_encoder(info: CheckpointInfo, named: str | None, base: EncoderConfig, device: str, needed: bool = False) -> Encoder | None:
     """The encoder that belongs to a checkpoint, checked by the probe vector.
 
     named: one that the user insists on; base: the settings that the checkpoint leaves open. Without a name, and unless

@@ -26,11 +26,23 @@ def load_lm(config: DecoderConfig):
         tokenizer = AutoTokenizer.from_pretrained(config.model, **arguments)
         lm = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **arguments)
     except Exception as error:
-        raise not_loadable(config.model, "decoder", error) from error
+        raise not_loadable(config.model, "decoder", arguments, error) from error
     if "inputs_embeds" not in inspect.signature(lm.forward).parameters:
         raise RequestError(f"decoder '{config.model}': {type(lm).__name__} takes no inputs_embeds, so it cannot read a vector")
+    if not _is_causal(lm):
+        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} looks ahead, so it cannot learn to write; expected a causal LM")
     complete_tokenizer(lm, tokenizer)
     return lm, tokenizer
+
+
+def _is_causal(lm) -> bool:
+    """Whether the logits of earlier tokens stay the same when the last token changes."""
+    import torch
+
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]])
+    with torch.inference_mode():
+        logits = lm.eval()(input_ids=ids).logits[:, :-1]
+    return bool((logits[0] - logits[1]).abs().max() <= 1e-4 * logits.std())
 
 
 def complete_tokenizer(lm, tokenizer) -> None:
@@ -75,9 +87,7 @@ def scratch_lm(config: ScratchConfig, texts: list[str]):
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = ["</s>", "<pad>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=config.vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
     lm = GPT2LMHeadModel(
@@ -101,7 +111,8 @@ def scratch_lm(config: ScratchConfig, texts: list[str]):
 
 def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text with the end-of-text id behind them. A special token's name in a text stays text."""
-    if not texts:
-        return []
-    ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    return [row + [tokenizer.eos_token_id] for row in ids]
+    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), 10_000):  # in pieces: the tokenizer's own view of a whole corpus is large
+        rows += tokenizer(texts[start : start + 10_000], **settings)["input_ids"]
+    return [row + [tokenizer.eos_token_id] for row in rows]

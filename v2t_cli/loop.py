@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from v2t_cli import resume
-from v2t_cli.batching import bucketed, sorted_batches
+from v2t_cli.batching import bucketed
 from v2t_cli.checkpoint import save_checkpoint
 from v2t_cli.config import Config
 from v2t_cli.console import Track, log, silent
@@ -25,10 +27,10 @@ from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import V2TError
 from v2t_cli.info import AdapterInfo, CheckpointInfo, DataInfo, DecoderInfo, LengthInfo, Scores, TrainingInfo
 from v2t_cli.model import Inverter, pad
+from v2t_cli.scoring import score
 from v2t_cli.texts import to_line
 
 LOG_STEPS = 20
-EVAL_BATCH = 128
 FINAL_LEARNING_RATE = 0.05  # of the peak
 
 
@@ -38,7 +40,7 @@ class StepReport:
 
     step: int
     fraction: float  # of the whole run, 0 to 1
-    loss: float  # nats per token over the last LOG_STEPS steps
+    loss: float  # nats per token over the last LOG_STEPS steps, of this process's texts
     tokens_per_second: float
 
 
@@ -54,11 +56,14 @@ class EvalReport:
 
 @dataclass
 class Hooks:
-    """What a caller may want to see and decide while a run goes on."""
+    """What a caller may want to see and decide while a run goes on.
+
+    stoppable: opened for the time of training; what it gives is asked before each step whether to stop.
+    """
 
     step: Callable[[StepReport], None] = lambda report: None
     evaluation: Callable[[EvalReport], None] = lambda report: None
-    should_stop: Callable[[], bool] = lambda: False
+    stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     track: Track = silent
 
 
@@ -67,6 +72,35 @@ class TrainResult:
     checkpoint: Path
     finished: bool
     scores: Scores | None
+
+
+class _Window:
+    """Sums of the steps since the last report."""
+
+    def __init__(self):
+        self.tokens_per_second = 0.0
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._loss, self._tokens, self._since = None, 0, time.perf_counter()
+
+    def add(self, loss: torch.Tensor, tokens: int) -> None:
+        self._loss = loss if self._loss is None else self._loss + loss
+        self._tokens += tokens
+
+    def check(self, step: int) -> float:
+        """The mean loss in nats per token. Raises V2TError where it is no number, before anything of it is saved."""
+        mean = 0.0 if self._loss is None else self._loss.item() / self._tokens
+        if not math.isfinite(mean):
+            raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and start again")
+        return mean
+
+    def close(self, step: int) -> float:
+        """As `check`, and the next window begins."""
+        mean = self.check(step)
+        self.tokens_per_second = self._tokens / (time.perf_counter() - self._since)
+        self._start_anew()
+        return mean
 
 
 @dataclass
@@ -84,7 +118,7 @@ class Run:
     inverter: Inverter  # the bare module
     model: torch.nn.Module  # the same, as accelerate wraps it
     optimizer: torch.optim.Optimizer
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     progress: resume.TrainingProgress = field(default_factory=resume.TrainingProgress)
 
     def __post_init__(self):
@@ -92,61 +126,70 @@ class Run:
         per_step = self.config.train.batch_size * self.config.train.gradient_accumulation * self.accelerator.num_processes
         self.steps_per_epoch = math.ceil(len(self.train_split) / per_step)
         self.total_steps = max(1, round(self.config.train.epochs * self.steps_per_epoch))
+        rates = self.config.train.learning_rates(self.config.decoder.scratch is not None)
+        self._peaks = dict(zip(("decoder", "adapter"), rates))
         self._plan: tuple[int, list] = (-1, [])
 
     @property
     def signature(self) -> str:
         """What must be the same for two runs to be parts of one, as JSON."""
         config = self.config
-        return json.dumps({
-            "texts": self.corpus.sha256[:12],
-            "held_out": config.data.held_out,
-            "seed": config.seed,
-            "dim": self.vectors.shape[1],
-            "decoder": config.decoder.scratch.model_dump() if config.decoder.scratch else config.decoder.model,
-            "adapter": config.adapter.model_dump(),
-            "batch": [config.train.batch_size, config.train.gradient_accumulation, self.accelerator.num_processes],
-        })
+        return json.dumps(
+            {
+                "texts": self.corpus.sha256[:12],
+                "held_out": config.data.held_out,
+                "seed": config.seed,
+                "dim": self.vectors.shape[1],
+                "vectors": None if self.identity else self._digest_of_vectors(),
+                "decoder": config.decoder.scratch.model_dump()
+                if config.decoder.scratch
+                else [config.decoder.model, config.decoder.revision],
+                "adapter": config.adapter.model_dump(),
+                "batch": [config.train.batch_size, config.train.gradient_accumulation, self.accelerator.num_processes],
+            }
+        )
+
+    def _digest_of_vectors(self) -> str:
+        """Vectors of an encoder are known by its probe vector; those made elsewhere by their statistics."""
+        adapter = self.inverter.adapter
+        return hashlib.sha256(adapter.mean.cpu().numpy().tobytes() + adapter.scale.cpu().numpy().tobytes()).hexdigest()[:12]
 
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1, by steps or by the clock, whichever is ahead."""
         by_clock = self.progress.seconds / 60 / self.config.train.max_minutes if self.config.train.max_minutes else 0.0
         return min(1.0, max(self.progress.step / self.total_steps, by_clock))
 
-    def loop(self) -> TrainResult:
+    def loop(self, should_stop: Callable[[], bool]) -> TrainResult:
+        """Train to the end, or until told to stop; leave a complete checkpoint either way."""
         settings = self.config.train
+        scores, scored_at = None, -1
+        window = _Window()
         if self.fraction() >= 1:
             log.info("this run is finished already; more train.epochs or train.max_minutes would go on with it")
-            return TrainResult(Path(self.config.output), True, self._scores())
-        losses, tokens, since, last_eval = [], 0, time.perf_counter(), -1
-        stopped = False
-        scores = None
         while True:
-            fraction, stopped = self._agree(self.fraction(), self.hooks.should_stop())
+            fraction, stopped = self._agree(self.fraction(), should_stop())
             if stopped or fraction >= 1:
                 break
             start = time.perf_counter()
-            loss, count = self._step(fraction)
+            window.add(*self._step(fraction))
             self.progress.step += 1
-            losses.append(loss)
-            tokens += count
-            self.progress.seconds += time.perf_counter() - start
             step = self.progress.step
             if step % LOG_STEPS == 0:
-                mean = torch.stack(losses).mean().item()
-                if not math.isfinite(mean):
-                    raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and start again")
-                now = time.perf_counter()
-                self.hooks.step(StepReport(step, self.fraction(), mean, tokens / (now - since)))
-                losses, tokens, since = [], 0, now
+                loss = window.close(step)  # waits for the device, so it belongs to the time of training
+                self.progress.seconds += time.perf_counter() - start
+                self.hooks.step(StepReport(step, self.fraction(), loss, window.tokens_per_second))
+            else:
+                self.progress.seconds += time.perf_counter() - start
             if step % settings.eval_steps == 0:
-                scores, last_eval = self.evaluate(), step
+                scores, scored_at = self.evaluate(), step
             if step % settings.save_steps == 0:
-                self.save(scores if last_eval == step else None, finished=False)
-        if last_eval != self.progress.step and not stopped:
+                window.check(step)
+                self.save(scores if scored_at == step else None, finished=False)
+        window.check(self.progress.step)
+        if stopped:
+            scores = None  # a stop should be quick; a run that goes on measures again
+        elif scored_at != self.progress.step:
             scores = self.evaluate()
-        elif stopped:
-            scores = None  # a stop should be quick; resuming measures again
         self.save(scores, finished=not stopped)
         return TrainResult(Path(self.config.output), not stopped, scores)
 
@@ -181,16 +224,18 @@ class Run:
         return group + [batches[i % len(batches)] for i in range(short)]
 
     def _step(self, fraction: float) -> tuple[torch.Tensor, int]:
-        """One optimizer step. Returns the loss in nats per token over this process's texts, and the tokens of all."""
+        """One optimizer step. Returns the summed loss of this process's texts, in nats, and their tokens."""
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * self._learning_rate(fraction)
+            # Set at each step, from the configuration: a resumed run may have been given other rates.
+            group["lr"] = self._peaks[group["name"]] * self._learning_rate(fraction)
+            group["weight_decay"] = self.config.train.weight_decay
         self.model.train()
         everyone = self._group()
         mine = everyone[accelerator.process_index :: accelerator.num_processes]
         lengths = self.train_split.lengths
         total = int(sum(lengths[batch].sum() for batch in everyone))
-        loss_sum = torch.zeros((), device=accelerator.device)
+        loss_sum = torch.zeros((), device=accelerator.device)  # stays on the device: reading it would wait for the step
         for i, batch in enumerate(mine):
             last = i == len(mine) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
@@ -202,7 +247,7 @@ class Run:
         accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss_sum / int(sum(lengths[batch].sum() for batch in mine)), total
+        return loss_sum, int(sum(lengths[batch].sum() for batch in mine))
 
     def _tensors(self, split: Split, batch: np.ndarray):
         device = self.accelerator.device
@@ -218,16 +263,16 @@ class Run:
             self.hooks.evaluation(report)
         return scores
 
-    @torch.inference_mode()
     def _scores(self) -> Scores | None:
         if not len(self.held_out):
             return None
         self.inverter.eval()
-        total = 0.0
-        for batch in sorted_batches(self.held_out.lengths, EVAL_BATCH):
-            with self.accelerator.autocast():
-                total += self.inverter(*self._tensors(self.held_out, batch)).sum().item()
-        loss = total / int(self.held_out.lengths.sum())
+        vectors = torch.from_numpy(np.asarray(self.vectors[self.held_out.rows], dtype=np.float32))
+        with self.accelerator.autocast():
+            logprobs = score(self.inverter, vectors, self.held_out.ids, np.arange(len(vectors)), self.tokenizer.pad_token_id)
+        loss = float(-logprobs.sum() / self.held_out.lengths.sum())
+        if not math.isfinite(loss):
+            raise V2TError(f"the held-out loss is {loss} at step {self.progress.step}; lower train.learning_rate and start again")
         return Scores(texts=len(self.held_out), loss=loss, perplexity=math.exp(min(loss, 700)))
 
     def _samples(self) -> list[tuple[str, str]]:

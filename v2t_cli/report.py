@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from contextlib import ExitStack
 
 from rich.console import Console
@@ -12,8 +14,10 @@ from v2t_cli.evaluation import Evaluation
 from v2t_cli.loop import EvalReport, StepReport
 
 
-def print_evaluation(result: Evaluation) -> None:
-    console = Console(highlight=False, markup=False)
+def evaluation_tables(result: Evaluation) -> str:
+    """The scores and the sample pairs, as wide as the terminal."""
+    # Rendered to a string, since rich turns a closed pipe into an exit code of its own.
+    console = Console(file=io.StringIO(), highlight=False, markup=False, width=shutil.get_terminal_size().columns)
     console.print(f"{result.n:,} texts, quality {result.quality} ({result.strategy})", soft_wrap=True)
     scores = Table()
     scores.add_column("score")
@@ -38,6 +42,7 @@ def print_evaluation(result: Evaluation) -> None:
         for sample in result.samples:
             pairs.add_row(sample.source, sample.text, "" if sample.cosine is None else f"{sample.cosine:.3f}")
         console.print(pairs)
+    return console.file.getvalue()
 
 
 class StepPrinter:

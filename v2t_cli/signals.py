@@ -7,22 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from v2t_cli.console import log
+
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
-
-
-class StopRequest:
-    """Becomes true with the first signal; `signum` says which."""
-
-    signum: int | None = None
-
-    def __call__(self) -> bool:
-        return self.signum is not None
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.signum
 
 
 @contextmanager
@@ -49,15 +38,27 @@ def terminable() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """The first Ctrl-C or SIGTERM only sets the StopRequest; a second one interrupts at once."""
-    request = StopRequest()
+class StopRequest:
+    """Becomes true with the first Ctrl-C or SIGTERM while it is listening; a second one interrupts at once."""
 
-    def remember(signum, frame):
-        if request():
-            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
-        request.signum = signum
+    def __init__(self):
+        self.signum: int | None = None
 
-    with _handling((signal.SIGINT, signal.SIGTERM), remember):
-        yield request
+    def __call__(self) -> bool:
+        return self.signum is not None
+
+    @property
+    def exit_code(self) -> int:
+        # Of several processes only one may have got the signal.
+        return 128 + (self.signum or signal.SIGTERM)
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        def remember(signum, frame):
+            if self():
+                raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+            self.signum = signum
+            log.info("stopping after this step; once more stops at once")
+
+        with _handling((signal.SIGINT, signal.SIGTERM), remember):
+            yield self

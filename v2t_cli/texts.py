@@ -45,6 +45,12 @@ def read_lines(path: str) -> Iterator[str]:
             raise RequestError(f"{name}: damaged .gz file after line {number}: {one_line(error)}") from None
 
 
+def check_readable(path: str) -> None:
+    """Raise RequestError for a file that cannot be opened: before a model is loaded for its sake."""
+    with _open(path):
+        pass
+
+
 @contextmanager
 def _open(path: str) -> Iterator[BinaryIO]:
     if path == "-":

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from v2t_cli import resume
 from v2t_cli.adapters import ADAPTERS, Adapter
+from v2t_cli.checkpoint import UNFINISHED
 from v2t_cli.config import Config
 from v2t_cli.console import log
 from v2t_cli.dataset import Split, corpus_vectors, read_corpus, statistics
 from v2t_cli.device import pick_device
 from v2t_cli.encoder import open_encoder
 from v2t_cli.errors import RequestError
-from v2t_cli.info import is_checkpoint
+from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, tokenize
 from v2t_cli.loop import Hooks, Run, TrainResult
 from v2t_cli.model import Inverter
@@ -31,12 +34,13 @@ def check_output(output: Path, resume_run: bool, overwrite: bool) -> None:
     """Refuse a folder that would be damaged. Raises RequestError."""
     if resume_run and overwrite:
         raise RequestError("--resume and --overwrite exclude each other")
-    if output.exists() and not output.is_dir():
-        raise RequestError(f"{output}: is a file, expected a folder for the checkpoint")
+    place = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise RequestError(f"{output}: cannot be made, {place} is {'not writable' if place.is_dir() else 'a file'}")
     begun = resume.has_state(output)
     if resume_run and not begun:
         raise RequestError(f"{output}: nothing to resume there; start the run without --resume")
-    if not output.is_dir() or not any(output.iterdir()) or resume_run:
+    if resume_run or not output.is_dir() or all(path.name.startswith(UNFINISHED) for path in output.iterdir()):
         return
     if not (is_checkpoint(output) or begun):
         raise RequestError(f"{output}: holds something other than a v2t checkpoint; choose another --output")
@@ -53,13 +57,26 @@ def train(config: Config, resume_run: bool = False, overwrite: bool = False, hoo
     output = Path(config.output)
     check_output(output, resume_run, overwrite)
     run = _prepare(config, hooks)
+    weights = sum(weight.numel() for weight in run.inverter.parameters())
+    size = f"{weights / 1e6:.1f}M weights, {len(run.train_split):,} texts, {run.total_steps:,} steps"
+    log.info(f"training on {run.accelerator.device}: {size}")
     if resume_run:
+        _check_encoder(output, run)
         run.progress = resume.load_state(run.accelerator, output, run.signature)
         log.info(f"resumed at step {run.progress.step:,}, after {run.progress.seconds / 60:.1f} minutes of training")
     elif run.accelerator.is_main_process:
         resume.drop_state(output)
     run.accelerator.wait_for_everyone()
-    return run.loop()
+    with hooks.stoppable() as should_stop:
+        return run.loop(should_stop)
+
+
+def _check_encoder(output: Path, run: Run) -> None:
+    before = read_info(output).encoder
+    if before is not None and run.identity is not None:
+        before.check(run.identity, f"the run in {output}")
+    elif before is not run.identity:
+        raise RequestError(f"{output}: the run there had {'an encoder' if before else 'vectors from elsewhere'}; --overwrite starts anew")
 
 
 def _prepare(config: Config, hooks: Hooks) -> Run:
@@ -84,12 +101,10 @@ def _prepare(config: Config, hooks: Hooks) -> Run:
         enable = "activation_checkpointing_enable" if hasattr(lm, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
         getattr(lm, enable)()
 
-    lm_rate, adapter_rate = config.train.learning_rates(scratch is not None)
-    groups = [{"params": list(lm.parameters()), "lr": lm_rate}, {"params": list(adapter.parameters()), "lr": adapter_rate}]
-    for group in groups:
-        group["peak"] = group["lr"]
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay, betas=(0.9, 0.98), fused=accelerator.device.type != "mps")
+    groups = [{"name": "decoder", "params": list(lm.parameters())}, {"name": "adapter", "params": list(adapter.parameters())}]
+    # The loop sets rates and decay. Fused is the fastest where there is an implementation.
+    fused = accelerator.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=fused)
     model, optimizer = accelerator.prepare(inverter, optimizer)
     return Run(config, hooks, accelerator, corpus, train_split, held_out, vectors, identity, inverter, model, optimizer, tokenizer)
 
@@ -107,9 +122,14 @@ def _accelerator(config: Config) -> Accelerator:
     if precision == "auto":
         precision = "no"
         if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and device.type != "cuda":
         raise RequestError(f"train.precision fp16 needs CUDA, this run is on '{device.type}'; use auto")
+    if "WORLD_SIZE" not in os.environ:
+        # accelerate remembers device and precision of the first run in a process; a second one may have others.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
 

@@ -31,7 +31,7 @@ class VectorReader:
             shape = (1, *shape)
         if self._dtype.hasobject:
             raise RequestError(f"{name}: holds Python objects, which need pickle and are never loaded; save it as float32")
-        if len(shape) != 2 or self._dtype.kind != "f" or not shape[1]:
+        if len(shape) != 2 or self._dtype.kind != "f" or shape[0] < 0 or shape[1] < 1:
             found = f"{self._dtype} of shape {shape}"
             raise RequestError(f"{name}: holds {found}, expected floating-point numbers of shape (rows, dim)")
         self.rows, self.dim = shape
@@ -45,7 +45,7 @@ class VectorReader:
             if version not in ((1, 0), (2, 0)):
                 raise ValueError(f"format version {version} is for structured arrays")
             return npy.read_array_header_1_0(self._stream) if version == (1, 0) else npy.read_array_header_2_0(self._stream)
-        except (ValueError, EOFError, TypeError, SyntaxError) as error:
+        except Exception as error:  # a damaged header fails in many ways, in NumPy's parser and in Python's
             raise RequestError(f"{self.name}: not a .npy file of vectors: {one_line(error)}") from None
 
     def _read(self, numbers: int, row: int) -> bytes:
@@ -163,6 +163,11 @@ class PartialVectors:
         """Rows that are already on disk."""
         size = self._part.stat().st_size if self._part.exists() else 0
         return min(size // (4 * self.dim), self.rows)
+
+    def discard(self) -> None:
+        """Drop what there is, finished or not."""
+        for path in (self.path, self._part):
+            path.unlink(missing_ok=True)
 
     def append(self, chunks: Iterator[np.ndarray]) -> None:
         """Write float32 chunks behind the rows that are there; give the file its final form once all rows are."""
