@@ -35,7 +35,7 @@ def search(**settings):
 def test_it_learned_to_invert(loaded, encoder, target):
     rows = list(decode(loaded, [target], search(quality="balanced"), encoder))
     exact = np.mean([row.best.text == text for row, text in zip(rows, SENTENCES)])
-    assert exact >= 0.5, [row.best.text for row in rows]
+    assert exact >= 0.8, [row.best.text for row in rows]
 
 
 def test_rows_come_in_order_whatever_the_chunks_and_batches(loaded, target):

@@ -1,6 +1,6 @@
 """Adapters: from a sentence vector to the prefix positions that the decoder reads before its first token.
 
-To add one, subclass Adapter, implement `prefix`, and name it in ADAPTERS and in AdapterConfig.kind.
+To add one, subclass Adapter or Learned, and name it in ADAPTERS and in AdapterConfig.kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Adapter(nn.Module):
         self.scale.copy_(torch.where(scale > 1e-8, scale, torch.ones_like(scale)))
 
     def match_scale(self, embedding_std: float) -> None:
-        """Scale the output of the untrained adapter to the decoder's token embeddings."""
+        """Bring the output to the scale of the decoder's token embeddings, where the adapter can."""
 
     def standardise(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.scale
@@ -62,25 +62,39 @@ class ZeroPad(Adapter):
         return nn.functional.pad(vectors, (0, self.hidden - self.dim))
 
 
-class Linear(Adapter):
-    """One learned linear map of the standardised vector to all prefix positions."""
+class Learned(Adapter):
+    """A learned map of the standardised vector.
+
+    The map itself gives numbers of unit variance, which `gain` brings to the scale of the decoder's token embeddings:
+    so a step of the optimizer changes the prefix by the same share whatever that scale is. Matrices start orthogonal,
+    because a Gaussian one all but loses the directions of its smallest singular values.
+    """
+
+    gain: Tensor
+    map: nn.Module
+
+    def __init__(self, dim: int, hidden: int, tokens: int):
+        super().__init__(dim, hidden, tokens)
+        self.register_buffer("gain", torch.ones(()))
+
+    def match_scale(self, embedding_std: float) -> None:
+        self.gain.fill_(embedding_std)
+
+    def prefix(self, vectors: Tensor) -> Tensor:
+        return self.gain * self.map(self.standardise(vectors))
+
+
+class Linear(Learned):
+    """One learned linear map to all prefix positions."""
 
     kind = "linear"
 
     def __init__(self, dim: int, hidden: int, tokens: int):
         super().__init__(dim, hidden, tokens)
-        self.map = nn.Linear(dim, tokens * hidden)
-
-    def match_scale(self, embedding_std: float) -> None:
-        # The standardised input has unit variance, so this weight gives the output the deviation of a token embedding.
-        nn.init.normal_(self.map.weight, std=embedding_std / self.dim**0.5)
-        nn.init.zeros_(self.map.bias)
-
-    def prefix(self, vectors: Tensor) -> Tensor:
-        return self.map(self.standardise(vectors))
+        self.map = _unit_variance(nn.Linear(dim, tokens * hidden))
 
 
-class MLP(Adapter):
+class MLP(Learned):
     """Two layers with a GELU between, the inner one as wide as the wider of the vector and one prefix position."""
 
     kind = "mlp"
@@ -88,18 +102,18 @@ class MLP(Adapter):
     def __init__(self, dim: int, hidden: int, tokens: int):
         super().__init__(dim, hidden, tokens)
         inner = max(dim, hidden)
-        self.map = nn.Sequential(nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, tokens * hidden))
-
-    def match_scale(self, embedding_std: float) -> None:
-        first, _, last = self.map
-        nn.init.normal_(first.weight, std=self.dim**-0.5)
-        nn.init.zeros_(first.bias)
         # GELU of a unit normal has a mean square of 0.425.
-        nn.init.normal_(last.weight, std=embedding_std / (0.425 * first.out_features) ** 0.5)
-        nn.init.zeros_(last.bias)
+        last = _unit_variance(nn.Linear(inner, tokens * hidden), mean_square=0.425)
+        self.map = nn.Sequential(_unit_variance(nn.Linear(dim, inner)), nn.GELU(), last)
 
-    def prefix(self, vectors: Tensor) -> Tensor:
-        return self.map(self.standardise(vectors))
+
+def _unit_variance(layer: nn.Linear, mean_square: float = 1.0) -> nn.Linear:
+    """Orthogonal weights that turn inputs of the given mean square into outputs of unit variance; no bias."""
+    rows, columns = layer.weight.shape
+    # The rows of an orthogonal matrix have norm 1 where there are at most as many as columns, else sqrt(columns / rows).
+    nn.init.orthogonal_(layer.weight, gain=(max(rows / columns, 1.0) / mean_square) ** 0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 ADAPTERS: dict[str, type[Adapter]] = {adapter.kind: adapter for adapter in (ZeroPad, Linear, MLP)}

@@ -28,6 +28,9 @@ from v2t_cli.loop import Hooks, Run, TrainResult
 from v2t_cli.model import Inverter
 
 MAX_HELD_OUT = 2000
+# Deviation of the prefix before a decoder from scratch: about what its token embeddings grow to. They start at 0.02,
+# and a prefix as small as that drowns in what the first block adds to it.
+UNTRAINED_SCALE = 0.1
 
 
 def check_output(output: Path, resume_run: bool, overwrite: bool) -> None:
@@ -138,7 +141,7 @@ def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm) -> Adapt
     adapter = ADAPTERS[config.adapter.kind](vectors.shape[1], embedding.shape[1], config.adapter.tokens)
     mean, scale = statistics(vectors, rows)
     adapter.set_statistics(torch.from_numpy(mean), torch.from_numpy(scale))
-    adapter.match_scale(embedding.detach().float().std().item())
+    adapter.match_scale(UNTRAINED_SCALE if config.decoder.scratch else embedding.detach().std().item())
     return adapter
 
 
