@@ -194,6 +194,10 @@ def test_a_named_encoder_is_checked_even_where_it_is_not_needed(v2t, checkpoint,
     other = build_labse(tmp_path, DIM, 2, 2, seed=9)
     options = ["--checkpoint", checkpoint, "--device", "cpu", "--quality", "fast", "--encoder", other]
     refused(v2t("decode", "-", *options, stdin=npy(vectors)), "is not the one of the checkpoint")
+    by_key = [*options[:-2], "--set", f"encoder.model={other}"]
+    refused(v2t("decode", "-", *by_key, stdin=npy(vectors)), "is not the one of the checkpoint")
+    (tmp_path / "v2t.yaml").write_text(f"encoder: {{model: {other}}}")  # what a file says is for training
+    assert v2t("decode", "-", *options[:-2], stdin=npy(vectors)).exit_code == 0
 
 
 def test_outputs_that_are_no_plain_files(v2t, checkpoint, vectors, tmp_path):

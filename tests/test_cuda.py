@@ -1,5 +1,6 @@
 """On a CUDA device; skipped where there is none."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES, tiny_config
@@ -45,8 +46,6 @@ def test_a_batch_too_large_for_the_memory_is_halved(checkpoint, target, caplog):
         many = [target[i % len(target)] for i in range(200_000)]
         loaded = load_checkpoint(checkpoint, torch.device("cuda"))
         search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, batch_size=200_000))
-        import numpy as np
-
         got = [row.best.text for row in decode(loaded, [np.stack(many)], search)]
     finally:
         del hog

@@ -33,6 +33,13 @@ def test_batches_and_chunks_change_nothing(labse, encoder, monkeypatch):
     np.testing.assert_allclose(embed_all(small, SENTENCES), encoder.encode(SENTENCES), atol=1e-5)
 
 
+def test_texts_are_streamed(encoder, monkeypatch):
+    monkeypatch.setattr("v2t_cli.encoder.CHUNK_TEXTS", 10)
+    read = []
+    chunks = embed(encoder, (read.append(text) or text for text in SENTENCES))
+    assert len(next(chunks)) == 10 and len(read) == 10, "no more is read than the chunk at hand"
+
+
 def test_blank_lines_and_cut_texts_are_counted(encoder, caplog):
     texts = ["Иван ждёт.", "", "  ", "дом " * 40]
     chunks = list(embed(encoder, texts))

