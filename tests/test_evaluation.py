@@ -61,7 +61,7 @@ def test_exact_texts_score_full_marks(loaded, encoder, monkeypatch):
     from v2t_cli.decoding import Candidate, Row
 
     texts = SENTENCES[:5]
-    monkeypatch.setattr(evaluation, "decode", lambda *a: [Row(i, [Candidate(text, 0.0)]) for i, text in enumerate(texts)])
+    monkeypatch.setattr(evaluation, "decode", lambda *a: [Row(i, [Candidate(text, 0.0, 1.0)]) for i, text in enumerate(texts)])
     result = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig()), encoder)
     assert (result.exact_match, result.token_f1) == (1, 1)
     assert result.bleu == pytest.approx(100) and result.chrf == pytest.approx(100) and result.cosine == pytest.approx(1, abs=1e-5)

@@ -66,12 +66,18 @@ def evaluate(
     if not texts:
         raise RequestError("there are no texts to evaluate on")
     loss = token_loss(checkpoint, texts, vectors)
-    generated = []
+    best = []
     with track("decoding", len(texts)) as advance:
         for row in decode(checkpoint, [vectors], search, encoder, seed):
-            generated.append(row.best.text)
+            best.append(row.best)
             advance(1)
-    cosines = None if encoder is None else row_cosine(encoder.encode(generated), vectors)
+    generated = [candidate.text for candidate in best]
+    if encoder is None:
+        cosines = None
+    elif search.rerank:
+        cosines = np.array([candidate.cosine for candidate in best])
+    else:
+        cosines = row_cosine(encoder.encode(generated), vectors)
     bleu, chrf = _corpus_scores(generated, texts)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:samples])
     return Evaluation(

@@ -46,7 +46,7 @@ def evaluation_tables(result: Evaluation) -> str:
 
 
 class StepPrinter:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """A bar on a terminal, and a line every EVERY_STEPS steps for the record."""
 
     EVERY_STEPS = 200
 
