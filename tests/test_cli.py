@@ -251,8 +251,17 @@ def test_eval_texts_as_they_are(v2t, checkpoint, texts_file, tmp_path):
 def test_eval_table(v2t, checkpoint):
     result = v2t("eval", "--checkpoint", checkpoint, "--device", "cpu", "--set", "eval.samples=3")
     assert result.exit_code == 0
-    for name in ("exact match", "BLEU", "chrF", "token F1", "cosine", "perplexity", "generated", "version:"):
+    for name in ("exact match", "BLEU", "chrF", "token F1", "cosine", "perplexity", "generated", "version:", "95 %", "tokens"):
         assert name in result.stdout
+    assert "nearest" not in result.stdout and "--train-texts" in result.stderr
+
+
+def test_eval_beside_the_nearest_training_text(v2t, checkpoint, texts_file):
+    options = ["eval", "--checkpoint", checkpoint, "--device", "cpu", "--train-texts", texts_file]
+    assert "nearest training text" in v2t(*options).stdout
+    nearest = json.loads(v2t(*options, "--json").stdout)["nearest"]
+    assert nearest["exact_match"] == 1 and nearest["cosine"] == pytest.approx(1, abs=1e-4)  # the file has the held-out texts too
+    refused(v2t(*options[:-1], "absent.txt"), "absent.txt: no such file")
 
 
 def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, vectors):

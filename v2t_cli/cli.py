@@ -191,6 +191,9 @@ def evaluate(
     checkpoint: CheckpointOption = None,
     texts: Annotated[str | None, typer.Option("--texts", metavar="FILE", help="Default: the run's held-out texts.")] = None,
     vectors: Annotated[str | None, typer.Option("--vectors", metavar="VECS.npy", help="Vectors of the texts, made elsewhere.")] = None,
+    train_texts: Annotated[
+        str | None, typer.Option("--train-texts", metavar="FILE", help="What it was trained on: adds the nearest-neighbour baseline.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
     quality: QualityOption = None,
     encoder: EncoderOption = None,
@@ -205,8 +208,8 @@ def evaluate(
     settings = load_config(config, set_, {"device": device, "decode.quality": quality})
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
-    if texts:
-        check_readable(texts)
+    for path in filter(None, (texts, train_texts)):
+        check_readable(path)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors, resolve_search
@@ -225,7 +228,10 @@ def evaluate(
     if len(array) != len(lines):
         raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
     check_vectors(loaded, array.shape[1], vectors or "the texts")
-    result = run_evaluation(loaded, lines, array, search, opened, settings.eval.samples, settings.seed, console.progress_bar)
+    known = None if train_texts is None else read_lines(train_texts)
+    result = run_evaluation(loaded, lines, array, search, opened, settings.eval.samples, settings.seed, known, console.progress_bar)
+    if known is None:
+        console.log.info("no nearest-neighbour baseline: name the training texts with --train-texts to tell copying from inverting")
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,10 +13,16 @@ import torch
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import Track, log, silent
 from v2t_cli.decoding import Search, decode
-from v2t_cli.encoder import Encoder, row_cosine
+from v2t_cli.encoder import CHUNK_TEXTS, Encoder, embed, row_cosine
 from v2t_cli.errors import RequestError
 from v2t_cli.lm import tokenize
+from v2t_cli.metrics import Interval, TextScores, ratio_interval, score_texts
 from v2t_cli.scoring import score
+
+# Upper ends of the length classes, in the decoder's tokens without the end of the text.
+LENGTHS = (4, 8, 12)
+# Lower ends of the confidence bands.
+BANDS = (0.999, 0.95, 0.9, 0.8, 0.6)
 
 
 @dataclass
@@ -28,25 +33,47 @@ class Sample:
 
 
 @dataclass
-class Evaluation:
-    """Scores of a checkpoint on texts. Shares, F1 and cosine in 0 to 1, BLEU and chrF in 0 to 100, loss in nats a token."""
+class LengthClass:
+    """Scores of the texts of `tokens` tokens, such as "5-8"."""
 
+    tokens: str
     n: int
-    loss: float
-    perplexity: float
     exact_match: float
     bleu: float
     chrf: float
-    token_f1: float
     cosine: float | None
+
+
+@dataclass
+class Band:
+    """Share of exact texts among those whose re-embedded cosine lies in `cosine`, such as "0.950-0.999"."""
+
+    cosine: str
+    n: int
+    exact_match: float | None
+
+
+@dataclass
+class Evaluation:
+    """Scores of a checkpoint on texts; loss in nats a token."""
+
+    loss: float
+    perplexity: float
+    loss_interval: Interval
+    scores: TextScores
     quality: str
     strategy: str
-    bleu_signature: str
-    chrf_signature: str
+    by_length: list[LengthClass]
+    confidence: list[Band]
+    nearest: TextScores | None  # the nearest training text instead of a generated one
     samples: list[Sample]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The object of `v2t eval --json`: the scores at its top level."""
+        out = asdict(self)
+        scores = out.pop("scores")
+        scores["intervals"] |= {"loss": out.pop("loss_interval")}
+        return {"n": scores.pop("n"), "loss": out.pop("loss"), "perplexity": out.pop("perplexity"), **scores, **out}
 
 
 def evaluate(
@@ -57,15 +84,19 @@ def evaluate(
     encoder: Encoder | None,
     samples: int = 20,
     seed: int = 0,
+    train_texts: Iterable[str] | None = None,
     track: Track = silent,
 ) -> Evaluation:
     """Decode the vectors of the texts and compare. vectors: float32 (len(texts), dim).
 
-    Without an encoder nothing is re-ranked and the cosine is None. Raises RequestError where there are no texts.
+    train_texts: what the model was trained on, for the nearest-neighbour baseline; needs the encoder.
+    Without an encoder nothing is re-ranked and there is no cosine. Raises RequestError where there are no texts.
     """
     if not texts:
         raise RequestError("there are no texts to evaluate on")
-    loss = token_loss(checkpoint, texts, vectors)
+    if train_texts is not None and encoder is None:
+        raise RequestError("the nearest training text is found with the encoder; name it with --encoder")
+    losses, lengths = token_losses(checkpoint, texts, vectors)
     best = []
     with track("decoding", len(texts)) as advance:
         for row in decode(checkpoint, [vectors], search, encoder, seed):
@@ -78,27 +109,24 @@ def evaluate(
         cosines = np.array([candidate.cosine for candidate in best])
     else:
         cosines = row_cosine(encoder.encode(generated), vectors)
-    bleu, chrf = _corpus_scores(generated, texts)
+    loss = float(losses.sum() / lengths.sum())
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:samples])
     return Evaluation(
-        n=len(texts),
         loss=loss,
         perplexity=math.exp(min(loss, 700)),
-        exact_match=float(np.mean([a == b for a, b in zip(generated, texts)])),
-        bleu=bleu[0],
-        chrf=chrf[0],
-        token_f1=float(np.mean([token_f1(a, b) for a, b in zip(generated, texts)])),
-        cosine=None if cosines is None else float(cosines.mean()),
+        loss_interval=ratio_interval(losses, lengths),
+        scores=score_texts(generated, texts, cosines),
         quality=search.quality,
         strategy=f"{search.strategy}, {search.beams} a vector" + (", re-ranked" if search.rerank and encoder else ""),
-        bleu_signature=bleu[1],
-        chrf_signature=chrf[1],
+        by_length=_by_length(lengths - 1, generated, texts, cosines),
+        confidence=[] if cosines is None else _confidence(cosines, generated, texts),
+        nearest=None if train_texts is None else nearest_texts(encoder, train_texts, texts, vectors, track),
         samples=[Sample(texts[i], generated[i], None if cosines is None else float(cosines[i])) for i in chosen],
     )
 
 
-def token_loss(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> float:
-    """Mean negative log-likelihood in nats per token, ends of text included, each token weighing the same."""
+def token_losses(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Negative log-likelihood of each text in nats, float64, and its tokens, the end included: (rows,), (rows,)."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
     rows = tokenize(tokenizer, texts)
     limit = inverter.n_positions
@@ -106,24 +134,44 @@ def token_loss(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) ->
         log.warning(f"{long:,} texts are longer than the decoder's {limit} tokens; only their beginning is scored")
         rows = [row[:limit] for row in rows]
     logprobs = score(inverter, torch.from_numpy(vectors), rows, np.arange(len(rows)), tokenizer.pad_token_id)
-    return float(-logprobs.sum() / sum(map(len, rows)))
+    return -logprobs, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
-def token_f1(generated: str, reference: str) -> float:
-    """F1 of the two bags of tokens, as in vec2text (Morris et al. 2023); tokens are what white space separates."""
-    ours, theirs = generated.split(), reference.split()
-    if not ours or not theirs:
-        return float(ours == theirs)
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs))
+def nearest_texts(encoder: Encoder, train_texts: Iterable[str], texts: list[str], vectors: np.ndarray, track: Track) -> TextScores:
+    """Scores of copying: the training text with the nearest vector stands for each text. No vector of theirs is kept."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    cosines = np.full(len(texts), -np.inf, dtype=np.float32)
+    found = [""] * len(texts)
+    train_texts = list(train_texts)
+    with track("nearest training texts", len(train_texts)) as advance:
+        for number, chunk in enumerate(embed(encoder, train_texts)):
+            chunk = chunk / np.maximum(np.linalg.norm(chunk, axis=1, keepdims=True), 1e-12)
+            similarity = unit @ chunk.T  # (texts, chunk)
+            place = similarity.argmax(axis=1)
+            value = similarity[np.arange(len(texts)), place]
+            for i in np.flatnonzero(value > cosines):
+                cosines[i], found[i] = value[i], train_texts[number * CHUNK_TEXTS + place[i]]
+            advance(len(chunk))
+    return score_texts(found, texts, cosines)
 
 
-def _corpus_scores(generated: Iterable[str], references: Iterable[str]) -> tuple[tuple[float, str], tuple[float, str]]:
-    """((BLEU, signature), (chrF, signature)) of sacrebleu."""
-    from sacrebleu.metrics import BLEU, CHRF
-
+def _by_length(lengths: np.ndarray, generated: list[str], texts: list[str], cosines: np.ndarray | None) -> list[LengthClass]:
     out = []
-    for metric in (BLEU(), CHRF()):
-        score = metric.corpus_score(list(generated), [list(references)]).score
-        out.append((score, str(metric.get_signature())))
-    return out[0], out[1]
+    for low, high in zip((0, *LENGTHS), (*LENGTHS, np.inf)):
+        rows = np.flatnonzero((lengths > low) & (lengths <= high)) if low else np.flatnonzero(lengths <= high)
+        if not len(rows):
+            continue
+        part = score_texts([generated[i] for i in rows], [texts[i] for i in rows], None if cosines is None else cosines[rows], resamples=0)
+        name = f"{low + 1}+" if high == np.inf else f"{low + 1}-{high}"
+        out.append(LengthClass(name, part.n, part.exact_match, part.bleu, part.chrf, part.cosine))
+    return out
+
+
+def _confidence(cosines: np.ndarray, generated: list[str], texts: list[str]) -> list[Band]:
+    exact = np.array([ours == theirs for ours, theirs in zip(generated, texts)])
+    out = []
+    for low, high in zip((*BANDS, -np.inf), (np.inf, *BANDS)):
+        rows = (cosines >= low) & (cosines < high)
+        name = f">= {low}" if high == np.inf else f"< {high}" if low == -np.inf else f"{low}-{high}"
+        out.append(Band(name, int(rows.sum()), float(exact[rows].mean()) if rows.any() else None))
+    return out
