@@ -46,6 +46,8 @@ class Commands(TyperGroup):
             # The reader has what it wanted (`| head -1`). Python would complain once more when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):  # RuntimeErrors by descent, meant for Typer
+            raise
         except RuntimeError as error:
             from v2t_cli.batching import out_of_memory  # late: it needs torch, which is loaded where this can happen
 
