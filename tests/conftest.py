@@ -139,7 +139,17 @@ def checkpoint(tmp_path_factory, labse, texts_file) -> Path:
 
     output = tmp_path_factory.mktemp("trained") / "checkpoint"
     cache = tmp_path_factory.mktemp("cache")
-    train(tiny_config(texts_file, labse, output, "train.epochs=60", "train.learning_rate=3e-3", f"data.cache={cache}"))
+    train(
+        tiny_config(
+            texts_file,
+            labse,
+            output,
+            "train.epochs=60",
+            "train.learning_rate=3e-3",
+            "train.adapter_learning_rate=1e-3",
+            f"data.cache={cache}",
+        )
+    )
     return output
 
 

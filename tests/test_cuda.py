@@ -7,9 +7,10 @@ from conftest import SENTENCES, tiny_config
 
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
-from v2t_cli.decoding import decode, resolve_search
+from v2t_cli.decoding import decode
 from v2t_cli.encoder import open_encoder
 from v2t_cli.info import read_info
+from v2t_cli.search import resolve_search
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

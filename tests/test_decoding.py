@@ -5,12 +5,14 @@ import pytest
 import torch
 from conftest import DIM, SENTENCES
 
+from v2t_cli.candidates import Candidate, Row
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
-from v2t_cli.decoding import Candidate, Row, check_vectors, decode, resolve_search
+from v2t_cli.decoding import check_vectors, decode
 from v2t_cli.encoder import open_encoder, row_cosine
 from v2t_cli.errors import RequestError
 from v2t_cli.rows import formatter
+from v2t_cli.search import resolve_search
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from conftest import SENTENCES
 
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
-from v2t_cli.decoding import resolve_search
 from v2t_cli.encoder import open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.evaluation import evaluate, nearest_texts, token_losses
 from v2t_cli.lm import tokenize
 from v2t_cli.metrics import ratio_interval, score_texts, token_f1
 from v2t_cli.model import pad
+from v2t_cli.search import resolve_search
 
 
 @pytest.fixture(scope="module")

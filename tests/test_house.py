@@ -13,6 +13,7 @@ HOUSE = """
     encoder adapters
     info batching model lm
     scoring card dataset checkpoint resume
+    search candidates edits correction
     loop decoding
     training evaluation rows report
     boundary cli

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, SENTENCES, tiny_config
+from conftest import DIM, SENTENCES, build_labse, tiny_config
 from safetensors.torch import load_file
 
 from v2t_cli.checkpoint import load_checkpoint
@@ -331,3 +331,22 @@ class TestOutputFolder:
         (tmp_path / "out").write_text("")
         with pytest.raises(RequestError, match="cannot be made, .*out is a file"):
             train(tiny_config(texts_file, labse, tmp_path / "out"))
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpoint, caplog):
+    """A decoder that is one of our checkpoints brings its adapter: it starts where it was, not from noise."""
+    config = tiny_config(texts_file, labse, tmp_path / "out", f"decoder.model={checkpoint}", "train.epochs=0.1", "train.learning_rate=1e-9")
+    result = train(config)
+    assert "going on with the adapter" in caplog.text
+    assert result.scores.loss == pytest.approx(read_info(checkpoint).held_out.loss, rel=0.3)
+    with pytest.raises(RequestError, match="vectors of 16 numbers, the encoder makes 8"):
+        train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
+
+
+def test_weights_can_be_stored_in_half_the_size(tmp_path, texts_file, labse):
+    train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=0.1", "train.save_precision=float16"))
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert "lm_head.weight" not in stored, "the tied head is stored once"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
+    assert load_checkpoint(tmp_path / "out", torch.device("cpu")).inverter.lm.dtype == torch.float32

@@ -66,8 +66,8 @@ class Learned(Adapter):
     """A learned map of the standardised vector.
 
     The map itself gives numbers of unit variance, which `gain` brings to the scale of the decoder's token embeddings:
-    so a step of the optimizer changes the prefix by the same share whatever that scale is. Matrices start orthogonal,
-    because a Gaussian one all but loses the directions of its smallest singular values.
+    so a step of the optimizer changes the prefix by the same share whatever that scale is. Matrices start orthogonal or as
+    the identity, because a Gaussian one all but loses the directions of its smallest singular values.
     """
 
     gain: Tensor
@@ -85,13 +85,20 @@ class Learned(Adapter):
 
 
 class Linear(Learned):
-    """One learned linear map to all prefix positions."""
+    """One learned linear map to all prefix positions.
+
+    It starts as zero_pad does, each position the standardised vector itself, where that fits, so that what a dimension
+    of the vector means on its own is kept; else orthogonal.
+    """
 
     kind = "linear"
 
     def __init__(self, dim: int, hidden: int, tokens: int):
         super().__init__(dim, hidden, tokens)
         self.map = _unit_variance(nn.Linear(dim, tokens * hidden))
+        if dim <= hidden:
+            with torch.no_grad():
+                self.map.weight.copy_(torch.eye(hidden, dim).repeat(tokens, 1) * (hidden / dim) ** 0.5)
 
 
 class MLP(Learned):

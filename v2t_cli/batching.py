@@ -46,7 +46,9 @@ class HalvingBatches:
                 if not out_of_memory(error):
                     raise
                 if self.size == 1:
-                    raise V2TError("out of memory with a single row; fewer decode.beams or another --device may do") from None
+                    raise V2TError(
+                        "out of memory with a single row; fewer decode.beams, a smaller encoder.batch_size or another --device may do"
+                    ) from None
                 out = None
             # Outside the handler: the exception would keep the failed batch's tensors alive.
             if out is None:

@@ -5,6 +5,7 @@ A folder that any Hugging Face tool opens as a causal LM, plus adapter.safetenso
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from v2t_cli.adapters import ADAPTERS
+from v2t_cli.adapters import ADAPTERS, Adapter
 from v2t_cli.card import model_card
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.info import INFO, CheckpointInfo, read_info
@@ -41,14 +42,20 @@ class Checkpoint:
         return list(read_lines(str(self.folder / HELD_OUT)))
 
 
-def save_checkpoint(folder: Path, inverter: Inverter, tokenizer, info: CheckpointInfo, held_out: list[str]) -> None:
-    """Write the checkpoint beside its place and move the files in, v2t.json last; an older one there is replaced."""
+def save_checkpoint(
+    folder: Path, inverter: Inverter, tokenizer, info: CheckpointInfo, held_out: list[str], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the checkpoint beside its place and move the files in, v2t.json last; an older one there is replaced.
+
+    dtype: of the decoder's weights as stored; the adapter, a small part, keeps float32.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{UNFINISHED}*"):  # of a save that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
     try:
-        inverter.lm.save_pretrained(new)
+        lm = inverter.lm if inverter.lm.dtype == dtype else copy.deepcopy(inverter.lm).to(dtype)
+        lm.save_pretrained(new)
         tokenizer.save_pretrained(new)
         state = {name: tensor.contiguous() for name, tensor in inverter.adapter.state_dict().items()}
         save_file(state, new / ADAPTER, metadata={"format": "pt"})
@@ -86,11 +93,12 @@ def load_checkpoint(folder: str | Path, device: torch.device) -> Checkpoint:
         raise RequestError(f"{folder}: the decoder cannot be loaded, a file is missing or damaged: {one_line(error)}") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
-    inverter = Inverter(lm, _load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
+    inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
 
 
-def _load_adapter(folder: Path, info: CheckpointInfo, hidden: int):
+def load_adapter(folder: Path, info: CheckpointInfo, hidden: int) -> Adapter:
+    """The adapter of a checkpoint, for a decoder of the given hidden size. Raises RequestError, naming the file."""
     path = folder / ADAPTER
     if info.adapter.kind not in ADAPTERS:
         raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")

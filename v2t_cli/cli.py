@@ -39,7 +39,9 @@ EncoderOption = Annotated[str | None, typer.Option("--encoder", help="SentenceTr
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")
 ]
-QualityOption = Annotated[Quality | None, typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding.")]
+QualityOption = Annotated[
+    Quality | None, typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding. best: corrected too.")
+]
 
 
 def _version(value: bool) -> None:
@@ -155,12 +157,13 @@ def decode(
     encoder = _named_encoder(encoder, set_, settings)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
-    from v2t_cli.decoding import check_vectors, resolve_search
+    from v2t_cli.decoding import check_vectors
     from v2t_cli.decoding import decode as decode_rows
     from v2t_cli.device import pick_device
     from v2t_cli.files import replacing
     from v2t_cli.info import checkpoint_encoder
     from v2t_cli.rows import TSV_HEADER, formatter
+    from v2t_cli.search import resolve_search
     from v2t_cli.vectors import open_vectors
 
     to_stdout = output is None or str(output) == "-"
@@ -212,11 +215,12 @@ def evaluate(
         check_readable(path)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
-    from v2t_cli.decoding import check_vectors, resolve_search
+    from v2t_cli.decoding import check_vectors
     from v2t_cli.device import pick_device
     from v2t_cli.encoder import embed_all
     from v2t_cli.evaluation import evaluate as run_evaluation
     from v2t_cli.info import checkpoint_encoder
+    from v2t_cli.search import resolve_search
     from v2t_cli.texts import read_lines
     from v2t_cli.vectors import load_vectors
 

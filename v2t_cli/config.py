@@ -17,7 +17,7 @@ from v2t_cli.errors import RequestError, one_line
 
 DEFAULT_FILE = Path("v2t.yaml")
 
-Quality = Literal["fast", "balanced"]
+Quality = Literal["fast", "balanced", "best"]
 Strategy = Literal["greedy", "beam", "sample"]
 
 
@@ -101,11 +101,12 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     eval_steps: int = Field(5000, ge=1)
     save_steps: int = Field(5000, ge=1)
+    save_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     samples: int = Field(5, ge=0)
 
     def learning_rates(self, scratch: bool) -> tuple[float, float]:
         """Peak rates of the decoder and of the adapter: weights that start from nothing bear, and need, more."""
-        decoder, adapter = (1e-3, 1e-3) if scratch else (5e-5, 5e-4)
+        decoder, adapter = (5e-4, 2e-4) if scratch else (5e-5, 5e-4)
         return self.learning_rate or decoder, self.adapter_learning_rate or adapter
 
 
@@ -114,6 +115,11 @@ class DecodeConfig(Section):
     strategy: Strategy | None = None
     beams: int | None = Field(None, ge=1)
     rerank: bool | None = None
+    logprob_weight: float = Field(0.003, ge=0)
+    rounds: int | None = Field(None, ge=0)
+    width: int = Field(3, ge=1)
+    encoder_calls: int = Field(4000, ge=0)
+    until_cosine: float = Field(0.9999, gt=0, le=1)
     candidates: int = Field(1, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(0.85, gt=0, le=1)

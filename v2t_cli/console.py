@@ -31,7 +31,7 @@ class _Stderr(Console):
 
 def stderr() -> Console:
     # Made anew each time: tests and pipes replace sys.stderr after import.
-    return _Stderr(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    return _Stderr(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager

@@ -171,6 +171,11 @@ def embed_all(encoder: Encoder, texts: list[str]) -> np.ndarray:
     return np.concatenate([np.empty((0, encoder.identity.dim), dtype=np.float32), *embed(encoder, texts)])
 
 
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Each row scaled to length 1; zeros stay zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
 def row_cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Cosine of each row of `left` with the same row of `right`: float32 (rows,); 0 for a vector of zeros."""
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)

@@ -12,12 +12,13 @@ import torch
 
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import Track, log, silent
-from v2t_cli.decoding import Search, decode
-from v2t_cli.encoder import CHUNK_TEXTS, Encoder, embed, row_cosine
+from v2t_cli.decoding import decode
+from v2t_cli.encoder import CHUNK_TEXTS, Encoder, embed, row_cosine, unit_rows
 from v2t_cli.errors import RequestError
 from v2t_cli.lm import tokenize
 from v2t_cli.metrics import Interval, TextScores, ratio_interval, score_texts
 from v2t_cli.scoring import score
+from v2t_cli.search import Search
 
 # Upper ends of the length classes, in the decoder's tokens without the end of the text.
 LENGTHS = (4, 8, 12)
@@ -46,7 +47,7 @@ class LengthClass:
 
 @dataclass
 class Band:
-    """Share of exact texts among those whose re-embedded cosine lies in `cosine`, such as "0.950-0.999"."""
+    """Share of exact texts among those whose re-embedded cosine lies in `cosine`, such as "0.95-0.999"."""
 
     cosine: str
     n: int
@@ -89,13 +90,20 @@ def evaluate(
 ) -> Evaluation:
     """Decode the vectors of the texts and compare. vectors: float32 (len(texts), dim).
 
-    train_texts: what the model was trained on, for the nearest-neighbour baseline; needs the encoder.
+    train_texts: the file it was trained on, for the nearest-neighbour baseline; needs the encoder. The texts that the run
+    held out are left out of it: each would find itself.
     Without an encoder nothing is re-ranked and there is no cosine. Raises RequestError where there are no texts.
     """
     if not texts:
         raise RequestError("there are no texts to evaluate on")
     if train_texts is not None and encoder is None:
         raise RequestError("the nearest training text is found with the encoder; name it with --encoder")
+    known = None
+    if train_texts is not None:
+        held_out = set(checkpoint.held_out())
+        known = [text for text in train_texts if text not in held_out]
+        if not known:
+            raise RequestError("--train-texts: no texts but those that the run held out")
     losses, lengths = token_losses(checkpoint, texts, vectors)
     best = []
     with track("decoding", len(texts)) as advance:
@@ -117,12 +125,16 @@ def evaluate(
         loss_interval=ratio_interval(losses, lengths),
         scores=score_texts(generated, texts, cosines),
         quality=search.quality,
-        strategy=f"{search.strategy}, {search.beams} a vector" + (", re-ranked" if search.rerank and encoder else ""),
+        strategy=f"{search.strategy}, {search.beams} a vector" + _judged(search, encoder),
         by_length=_by_length(lengths - 1, generated, texts, cosines),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
-        nearest=None if train_texts is None else nearest_texts(encoder, train_texts, texts, vectors, track),
+        nearest=None if known is None else nearest_texts(encoder, known, texts, vectors, track),
         samples=[Sample(texts[i], generated[i], None if cosines is None else float(cosines[i])) for i in chosen],
     )
+
+
+def _judged(search: Search, encoder: Encoder | None) -> str:
+    return "" if encoder is None or not search.rerank else ", re-ranked and corrected" if search.rounds else ", re-ranked"
 
 
 def token_losses(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,16 +149,14 @@ def token_losses(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) 
     return -logprobs, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
-def nearest_texts(encoder: Encoder, train_texts: Iterable[str], texts: list[str], vectors: np.ndarray, track: Track) -> TextScores:
+def nearest_texts(encoder: Encoder, train_texts: list[str], texts: list[str], vectors: np.ndarray, track: Track) -> TextScores:
     """Scores of copying: the training text with the nearest vector stands for each text. No vector of theirs is kept."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(vectors)
     cosines = np.full(len(texts), -np.inf, dtype=np.float32)
     found = [""] * len(texts)
-    train_texts = list(train_texts)
     with track("nearest training texts", len(train_texts)) as advance:
         for number, chunk in enumerate(embed(encoder, train_texts)):
-            chunk = chunk / np.maximum(np.linalg.norm(chunk, axis=1, keepdims=True), 1e-12)
-            similarity = unit @ chunk.T  # (texts, chunk)
+            similarity = unit @ unit_rows(chunk).T  # (texts, chunk)
             place = similarity.argmax(axis=1)
             value = similarity[np.arange(len(texts)), place]
             for i in np.flatnonzero(value > cosines):

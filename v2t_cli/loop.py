@@ -291,7 +291,8 @@ class Run:
         """Leave a complete checkpoint and the state to resume from."""
         if self.accelerator.is_main_process:
             info = self._info(scores, finished)
-            save_checkpoint(Path(self.config.output), self.inverter, self.tokenizer, info, self.held_out.texts)
+            dtype = getattr(torch, self.config.train.save_precision)
+            save_checkpoint(Path(self.config.output), self.inverter, self.tokenizer, info, self.held_out.texts, dtype)
         resume.save_state(self.accelerator, Path(self.config.output), self.progress)
 
     def _info(self, scores: Scores | None, finished: bool) -> CheckpointInfo:

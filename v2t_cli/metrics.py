@@ -72,7 +72,7 @@ def _bootstrap(rows: np.ndarray, of_sums: Callable[[np.ndarray], float], resampl
 
 
 def token_f1(generated: str, reference: str) -> float:
-    """F1 of the two bags of tokens, as in vec2text (Morris et al. 2023); tokens are what white space separates."""
+    """F1 of the two bags of tokens, which are what white space separates: a word with its comma is another token."""
     ours, theirs = generated.split(), reference.split()
     if not ours or not theirs:
         return float(ours == theirs)

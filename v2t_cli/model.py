@@ -57,8 +57,9 @@ class Inverter(nn.Module):
         logits = self.logits(vectors, ids, lengths)
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         labels = ids.masked_fill(padding, -100)
-        losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
-        return losses.sum(dim=1)
+        # Flat: a softmax over a dimension that is not the last one is three times slower on a CPU.
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+        return losses.view(labels.shape).sum(dim=1)
 
     @torch.inference_mode()
     def generate(self, vectors: Tensor, **arguments) -> Tensor:

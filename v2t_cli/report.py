@@ -12,12 +12,13 @@ from rich.table import Column, Table
 from v2t_cli.console import log, progress_bar
 from v2t_cli.evaluation import Evaluation
 from v2t_cli.loop import EvalReport, StepReport
+from v2t_cli.texts import to_line
 
 
 def evaluation_tables(result: Evaluation) -> str:
     """Scores, by length and by confidence, and the sample pairs, as wide as the terminal."""
     # Rendered to a string, since rich turns a closed pipe into an exit code of its own.
-    console = Console(file=io.StringIO(), highlight=False, markup=False, width=shutil.get_terminal_size().columns)
+    console = Console(file=io.StringIO(), highlight=False, markup=False, emoji=False, width=shutil.get_terminal_size().columns)
     scores = result.scores
     console.print(f"{scores.n:,} texts, quality {result.quality} ({result.strategy})", soft_wrap=True)
     baseline = [] if result.nearest is None else ["nearest training text"]
@@ -40,7 +41,7 @@ def evaluation_tables(result: Evaluation) -> str:
     if result.samples:
         pairs = Table("source", "generated", Column("cosine", justify="right"))
         for sample in result.samples:
-            pairs.add_row(sample.source, sample.text, _formatted(sample.cosine, "{:.3f}"))
+            pairs.add_row(to_line(sample.source), sample.text, _formatted(sample.cosine, "{:.3f}"))
         console.print(pairs)
     return console.file.getvalue()
 
@@ -89,4 +90,4 @@ class StepPrinter:
 def print_held_out(report: EvalReport) -> None:
     log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {report.loss:.4f} nats a token")
     for source, generated in report.samples:
-        log.info(f"  {source} ==> {generated}")
+        log.info(f"  {to_line(source)} ==> {generated}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from v2t_cli.decoding import Candidate, Row
+from v2t_cli.candidates import Candidate, Row
 
 TSV_HEADER = "index\ttext\tlogprob\tcosine"
 

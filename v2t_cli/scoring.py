@@ -22,15 +22,16 @@ def score(inverter: Inverter, vectors: Tensor, rows: list[list[int]], owners: np
     out = np.empty(len(rows))
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     with torch.inference_mode():
-        for batch in _batches(lengths, MAX_LOGITS // inverter.lm.get_input_embeddings().num_embeddings):
+        for batch in logit_batches(inverter, lengths):
             ids, times = pad([rows[i] for i in batch], pad_id, inverter.device)
             target = vectors[torch.from_numpy(owners[batch]).to(vectors.device)].to(inverter.device)
             out[batch] = -inverter(target, ids, times).double().cpu().numpy()
     return out
 
 
-def _batches(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Positions by length, in batches of at most so many tokens, padding included; a longer text goes alone."""
+def logit_batches(inverter: Inverter, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Positions by length, in batches whose logits are at most MAX_LOGITS numbers, padding included; a longer text goes alone."""
+    tokens = MAX_LOGITS // inverter.lm.get_input_embeddings().num_embeddings
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

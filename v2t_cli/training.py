@@ -15,12 +15,12 @@ from accelerate.utils import set_seed
 
 from v2t_cli import resume
 from v2t_cli.adapters import ADAPTERS, Adapter
-from v2t_cli.checkpoint import UNFINISHED
+from v2t_cli.checkpoint import UNFINISHED, load_adapter
 from v2t_cli.config import Config
 from v2t_cli.console import log
 from v2t_cli.dataset import Split, corpus_vectors, read_corpus, statistics
 from v2t_cli.device import pick_device
-from v2t_cli.encoder import open_encoder
+from v2t_cli.encoder import EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, tokenize
@@ -28,9 +28,9 @@ from v2t_cli.loop import Hooks, Run, TrainResult
 from v2t_cli.model import Inverter
 
 MAX_HELD_OUT = 2000
-# Deviation of the prefix before a decoder from scratch: about what its token embeddings grow to. They start at 0.02,
-# and a prefix as small as that drowns in what the first block adds to it.
-UNTRAINED_SCALE = 0.1
+# Deviation of the prefix before a decoder from scratch, whose token embeddings start at 0.02: a prefix as small as that
+# drowns in what the first block adds to it, and one of 0.2 drowns the first block.
+UNTRAINED_SCALE = 0.05
 
 
 def check_output(output: Path, resume_run: bool, overwrite: bool) -> None:
@@ -95,7 +95,7 @@ def _prepare(config: Config, hooks: Hooks) -> Run:
     del encoder  # its memory is wanted for training
     gc.collect()
 
-    adapter = _adapter(config, vectors, corpus.train.rows, lm)
+    adapter = _adapter(config, vectors, corpus.train.rows, lm, identity)
     inverter = Inverter(lm, adapter)
     train_split = _tokenized(corpus.train, tokenizer, inverter.n_positions, "training")
     held_out = _tokenized(_sampled(corpus.held_out, config.seed), tokenizer, inverter.n_positions, "held-out")
@@ -136,8 +136,20 @@ def _accelerator(config: Config) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
 
-def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm) -> Adapter:
+def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity: EncoderIdentity | None) -> Adapter:
+    """A new adapter, or, where the decoder is one of our checkpoints, the one that it was trained with."""
     embedding = lm.get_input_embeddings().weight
+    folder = Path(config.decoder.model)
+    if config.decoder.scratch is None and is_checkpoint(folder):
+        info = read_info(folder)
+        if info.dim != vectors.shape[1]:
+            raise RequestError(f"decoder '{folder}': reads vectors of {info.dim} numbers, the encoder makes {vectors.shape[1]}")
+        if info.encoder and identity:
+            info.encoder.check(identity, f"the checkpoint {folder}")
+        if (info.adapter.kind, info.adapter.tokens) == (config.adapter.kind, config.adapter.tokens):
+            log.info(f"going on with the adapter of {folder}")
+            return load_adapter(folder, info, embedding.shape[1])
+        log.info(f"the adapter of {folder} is {info.adapter.kind} x {info.adapter.tokens}: a new one is trained")
     adapter = ADAPTERS[config.adapter.kind](vectors.shape[1], embedding.shape[1], config.adapter.tokens)
     mean, scale = statistics(vectors, rows)
     adapter.set_statistics(torch.from_numpy(mean), torch.from_numpy(scale))

@@ -1,0 +1,236 @@
+"""Correction by search: edits of the best texts, proposed by the decoder and by the other candidates, judged by re-embedding.
+
+Rounds of hill climbing on several hypotheses of a vector at once. What an edit does to a text's vector is nearly the
+same beside another edit: pairs are chosen by the sum of what their parts did, before any of them is embedded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v2t_cli.candidates import Candidate, embed_unique, rank
+from v2t_cli.edits import Edit, Span, apply, borrow, borrowings, disjoint, rearrangements
+from v2t_cli.encoder import Encoder, unit_rows
+from v2t_cli.lm import tokenize
+from v2t_cli.model import Inverter, pad
+from v2t_cli.scoring import logit_batches, score
+from v2t_cli.search import Search
+
+TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
+LENDERS = 24  # other candidates that lend their words
+BORROWED = 12  # words that a text borrows at most
+EDITS = 250  # single edits of a hypothesis that are embedded
+PAIRS = 60  # pairs of them
+PAIRED = 24  # the best single edits, of which pairs are made
+KEPT = 8  # texts a vector and round that are kept as candidates
+
+
+@dataclass
+class _Pool:
+    """What is known of one vector."""
+
+    candidates: list[Candidate]
+    seen: set[str]
+    expanded: set[str] = field(default_factory=set)
+    calls: int = 0
+
+    def new(self, text: str, edits: Iterable[Edit], limit: int) -> tuple[list[Edit], list[str]]:
+        """The first edits that give texts which nobody has seen, at most `limit`, and these texts."""
+        kept, texts = [], []
+        for edit in edits:
+            if len(texts) >= limit:
+                break
+            edited = apply(text, edit)
+            if edited and edited not in self.seen:
+                self.seen.add(edited)
+                kept.append(edit)
+                texts.append(edited)
+        return kept, texts
+
+
+@dataclass
+class _Hypothesis:
+    """A text under edit: the row of its vector, and its edits with what they make of it."""
+
+    row: int
+    candidate: Candidate
+    edits: list[Edit] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+class Corrector:
+    """Corrects candidates with the decoder's proposals and the encoder's judgement."""
+
+    def __init__(self, inverter: Inverter, tokenizer, encoder: Encoder, search: Search):
+        self.inverter, self.tokenizer, self.encoder, self.search = inverter, tokenizer, encoder, search
+        self._surfaces: dict[int, str] = {}
+        # Some tokenizers drop the blank of a token that stands first.
+        self._anchor = tokenize(tokenizer, ["a"])[0][:-1]
+
+    def correct(self, vectors: np.ndarray, rows: list[list[Candidate]]) -> list[int]:
+        """Add better texts to the ranked candidates of each vector, and rank them anew.
+
+        vectors: float32 (len(rows), dim). Ends for a vector when a candidate reaches search.until_cosine, when its best
+        search.width candidates have all been edited, and after search.rounds rounds or search.encoder_calls texts.
+        Returns the number of texts that were embedded for each vector.
+        """
+        search = self.search
+        unit = unit_rows(vectors)
+        target = torch.from_numpy(vectors).to(self.inverter.device)
+        pools = [_Pool(row, {candidate.text for candidate in row}) for row in rows]
+        for _ in range(search.rounds):
+            hypotheses = self._choose(pools)
+            if not hypotheses:
+                break
+            self._propose(hypotheses, target, pools)
+            found = self._embed(hypotheses, unit, pools)
+            self._keep(found, target, pools)
+            for pool in pools:
+                rank(pool.candidates, search.logprob_weight, search.until_cosine)
+        return [pool.calls for pool in pools]
+
+    def _choose(self, pools: list[_Pool]) -> list[_Hypothesis]:
+        """The best candidates that were not edited yet, of the vectors that are not done."""
+        chosen = []
+        for row, pool in enumerate(pools):
+            if pool.candidates[0].cosine >= self.search.until_cosine:
+                continue
+            affordable = (self.search.encoder_calls - pool.calls) // 2  # the hypothesis' own vector, and one edit
+            for candidate in pool.candidates[: min(self.search.width, affordable)]:
+                if candidate.text not in pool.expanded:
+                    pool.expanded.add(candidate.text)
+                    chosen.append(_Hypothesis(row, candidate))
+        return chosen
+
+    def _propose(self, hypotheses: list[_Hypothesis], target: Tensor, pools: list[_Pool]) -> None:
+        """Fill in the edits of each hypothesis: the decoder's, its own words in another order, and borrowed ones, in turn."""
+        share = self._shares(hypotheses, pools)
+        for hypothesis, of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
+            pool, text = pools[hypothesis.row], hypothesis.candidate.text
+            borrowed = borrow(text, (other.text for other in pool.candidates[:LENDERS]), BORROWED)
+            turns = zip_longest(of_tokens, rearrangements(text), borrowings(text, borrowed))
+            mixed = (edit for turn in turns for edit in turn if edit is not None)
+            hypothesis.edits, hypothesis.texts = pool.new(text, mixed, min(EDITS, share[hypothesis.row] - 1))
+
+    def _shares(self, hypotheses: list[_Hypothesis], pools: list[_Pool]) -> dict[int, int]:
+        """By row of the vector: how many texts may still be embedded for each of its hypotheses."""
+        counts: dict[int, int] = {}
+        for hypothesis in hypotheses:
+            counts[hypothesis.row] = counts.get(hypothesis.row, 0) + 1
+        return {row: (self.search.encoder_calls - pools[row].calls) // count for row, count in counts.items()}
+
+    def _token_edits(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[Edit]]:
+        """For each hypothesis its tokens replaced, inserted and deleted, by the log-probability that the decoder gives
+        to what is put there, less that of what was there: from one teacher-forced pass.
+        """
+        rows = tokenize(self.tokenizer, [hypothesis.candidate.text for hypothesis in hypotheses])
+        limit = self.inverter.n_positions or np.inf
+        fits = np.array([i for i, row in enumerate(rows) if len(row) <= limit], dtype=np.int64)
+        out: list[list[Edit]] = [[] for _ in rows]
+        for batch in logit_batches(self.inverter, np.array([len(rows[i]) for i in fits], dtype=np.int64)):
+            with torch.inference_mode():
+                ids, lengths = pad([rows[i] for i in fits[batch]], self.tokenizer.pad_token_id, self.inverter.device)
+                owners = torch.tensor([hypotheses[i].row for i in fits[batch]], device=target.device)
+                logprobs = self.inverter.logits(target[owners], ids, lengths).log_softmax(dim=-1)  # (batch, time, vocabulary)
+                own = logprobs.gather(-1, ids[..., None])[..., 0].tolist()
+                following = logprobs.gather(-1, ids.roll(-1, dims=1)[..., None])[..., 0].tolist()
+                values, tokens = (top.tolist() for top in logprobs.topk(min(TOP_TOKENS, logprobs.shape[-1]), dim=-1))
+            for j, i in enumerate(fits[batch]):
+                row, places = rows[i], self._places(rows[i], hypotheses[i].candidate.text)
+                ranked: list[tuple[float, Edit]] = []
+                for time, place in enumerate(places):
+                    if place is None:
+                        continue
+                    end = places[time + 1] if time + 1 < len(places) else None
+                    for value, token in zip(values[j][time], tokens[j][time]):
+                        new = self._surface(token)
+                        if token == row[time] or not new:
+                            continue
+                        ranked.append((value, (Span(place, place, new),)))
+                        if end is not None:
+                            ranked.append((value - own[j][time], (Span(place, end, new),)))
+                    if end is not None:
+                        ranked.append((following[j][time] - own[j][time], (Span(place, end, ""),)))
+                ranked.sort(key=lambda it: -it[0])
+                out[i] = [edit for _, edit in ranked]
+        return out
+
+    def _places(self, row: list[int], text: str) -> list[int | None]:
+        """Where each token of the row, the end included, begins in the text: None inside of a character.
+
+        Empty where the tokenizer does not give back the text that it was given, but for a blank before it.
+        """
+        parts = [self.tokenizer.decode(row[:time], skip_special_tokens=True) for time in range(len(row))]
+        shift = 0 if parts[-1] == text else 1
+        if parts[-1][shift:] != text:
+            return []
+        return [None if part.endswith("\ufffd") else max(0, len(part) - shift) for part in parts]
+
+    def _surface(self, token: int) -> str:
+        """The token as it looks behind another one; nothing for special tokens, blanks and pieces of a character."""
+        if token not in self._surfaces:
+            before, both = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (self._anchor, [*self._anchor, token]))
+            new = both[len(before) :]
+            self._surfaces[token] = new if new.isprintable() and new.strip() and "\ufffd" not in new else ""
+        return self._surfaces[token]
+
+    def _embed(self, hypotheses: list[_Hypothesis], unit: np.ndarray, pools: list[_Pool]) -> dict[int, list[tuple[float, str]]]:
+        """By row of the vector: cosine and text of every edit and of the most promising pairs of edits."""
+        share = self._shares(hypotheses, pools)
+        found: dict[int, list[tuple[float, str]]] = {hypothesis.row: [] for hypothesis in hypotheses}
+        singles = self._unit_vectors([[hypothesis.candidate.text, *hypothesis.texts] for hypothesis in hypotheses])
+        pairs = []
+        for hypothesis, (own, *edited) in zip(hypotheses, singles):
+            cosines = np.array(edited) @ unit[hypothesis.row] if edited else np.empty(0)
+            found[hypothesis.row] += zip(cosines.tolist(), hypothesis.texts)
+            limit = min(PAIRS, share[hypothesis.row] - 1 - len(edited))
+            promising = _pairs(hypothesis.edits, np.array(edited), cosines, own, unit[hypothesis.row])
+            pairs.append(pools[hypothesis.row].new(hypothesis.candidate.text, promising, limit)[1])
+            pools[hypothesis.row].calls += 1 + len(edited) + len(pairs[-1])
+        for hypothesis, texts, vectors in zip(hypotheses, pairs, self._unit_vectors(pairs)):
+            if texts:
+                found[hypothesis.row] += zip((np.array(vectors) @ unit[hypothesis.row]).tolist(), texts)
+        return found
+
+    def _unit_vectors(self, groups: list[list[str]]) -> list[list[np.ndarray]]:
+        """For each group of texts their vectors, scaled to length 1, embedded together."""
+        texts = list(chain.from_iterable(groups))
+        if not texts:
+            return [[] for _ in groups]
+        vectors = iter(unit_rows(embed_unique(self.encoder, texts)))
+        return [[next(vectors) for _ in group] for group in groups]
+
+    def _keep(self, found: dict[int, list[tuple[float, str]]], target: Tensor, pools: list[_Pool]) -> None:
+        """Make candidates of the nearest texts of each vector: with their log-probability, which only they are worth."""
+        kept = [(row, cosine, text) for row, texts in found.items() for cosine, text in sorted(texts, reverse=True)[:KEPT]]
+        ids = tokenize(self.tokenizer, [text for _, _, text in kept])
+        limit = self.inverter.n_positions or np.inf
+        kept, ids = [it for it, row in zip(kept, ids) if len(row) <= limit], [row for row in ids if len(row) <= limit]
+        owners = np.array([row for row, _, _ in kept], dtype=np.int64)
+        logprobs = score(self.inverter, target, ids, owners, self.tokenizer.pad_token_id)
+        for (row, cosine, text), logprob in zip(kept, logprobs.tolist()):
+            pools[row].candidates.append(Candidate(text, logprob, cosine))
+
+
+def _pairs(edits: list[Edit], vectors: np.ndarray, cosines: np.ndarray, own: np.ndarray, target: np.ndarray) -> Iterator[Edit]:
+    """Both of two edits, in the order of the cosine to be expected: as if each moved the text's vector as it does alone.
+
+    vectors, cosines: (n, dim) and (n,), of the edited texts; own: (dim,), of the text itself; all of length 1.
+    """
+    best = np.argsort(-cosines)[:PAIRED]
+    if len(best) < 2:
+        return
+    moves = vectors[best] - own
+    sums = own + moves[:, None] + moves[None]  # (n, n, dim)
+    expected = sums @ target / np.maximum(np.linalg.norm(sums, axis=-1), 1e-12)
+    left, right = np.triu_indices(len(best), 1)
+    for i in np.argsort(-expected[left, right]):
+        one, other = edits[best[left[i]]], edits[best[right[i]]]
+        if disjoint(one, other):
+            yield one + other
