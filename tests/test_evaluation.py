@@ -102,7 +102,7 @@ def test_the_nearest_training_text(encoder, monkeypatch):
     monkeypatch.setattr("v2t_cli.encoder.CHUNK_TEXTS", 7)
     monkeypatch.setattr("v2t_cli.evaluation.CHUNK_TEXTS", 7)
     texts = [SENTENCES[3], SENTENCES[33], "Где лодка?"]
-    found = nearest_texts(encoder, iter(SENTENCES), texts, 5 * encoder.encode(texts), silent)
+    found = nearest_texts(encoder, SENTENCES, texts, 5 * encoder.encode(texts), silent)
     similarity = encoder.encode(texts) @ encoder.encode(SENTENCES).T
     expected = [SENTENCES[i] for i in similarity.argmax(axis=1)]
     assert found.exact_match == pytest.approx(2 / 3) and expected[:2] == texts[:2]

@@ -37,7 +37,11 @@ def bash(script: str, folder: Path):
     v2t = folder / "bin" / "v2t"
     v2t.write_text(f'#!/bin/sh\nexec {sys.executable} -m v2t_cli "$@"\n')
     v2t.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder / "cache")}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
     command = ["bash", "-o", "pipefail", "-c", script]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=600, check=False)
 
@@ -93,11 +97,15 @@ def test_readme_commands_run(quickstart, command):
     assert done.stdout or " -o " in command or "np.save" in command
 
 
+def test_the_readme_is_finished():
+    assert "@@" not in README
+
+
 def test_the_readme_and_ci_agree_on_the_test_command():
     last = (ROOT / ".ci" / "run").read_text().rstrip().split("\n")[-1]
     assert last in README
 
 
-def test_the_help_of_each_command_is_in_the_readme():
+def test_the_readme_explains_the_main_options():
     for option in ("--checkpoint", "--format", "--candidates", "--quality", "--resume", "--overwrite", "--texts", "--json", "--set"):
         assert option in README, option

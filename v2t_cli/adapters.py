@@ -14,7 +14,7 @@ from v2t_cli.errors import RequestError
 class Adapter(nn.Module):
     """vectors (batch, dim) float32 -> prefix (batch, tokens, hidden) float32.
 
-    mean, scale: (dim,) float32, mean and standard deviation of the training vectors, stored with the weights.
+    mean, scale: (dim,) float32, mean and standard deviation of the vectors it was first trained on, stored with the weights.
     """
 
     kind: str

@@ -5,7 +5,6 @@ A folder that any Hugging Face tool opens as a causal LM, plus adapter.safetenso
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -54,8 +53,7 @@ def save_checkpoint(
         shutil.rmtree(leftover, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
     try:
-        lm = inverter.lm if inverter.lm.dtype == dtype else copy.deepcopy(inverter.lm).to(dtype)
-        lm.save_pretrained(new)
+        _save_lm(inverter.lm, new, dtype)
         tokenizer.save_pretrained(new)
         state = {name: tensor.contiguous() for name, tensor in inverter.adapter.state_dict().items()}
         save_file(state, new / ADAPTER, metadata={"format": "pt"})
@@ -70,6 +68,20 @@ def save_checkpoint(
                 path.unlink()
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _save_lm(lm, folder: Path, dtype: torch.dtype) -> None:
+    if lm.dtype == dtype:
+        lm.save_pretrained(folder)
+        return
+    # On the CPU: the training device may have no room for a second set of weights.
+    with torch.device("meta"):
+        stored = type(lm)(lm.config)
+    weights = {name: weight.detach().to("cpu", dtype) for name, weight in lm.state_dict().items()}
+    stored.load_state_dict(weights, assign=True)
+    stored.tie_weights()
+    stored.generation_config = lm.generation_config
+    stored.save_pretrained(folder)
 
 
 def load_checkpoint(folder: str | Path, device: torch.device) -> Checkpoint:

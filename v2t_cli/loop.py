@@ -22,7 +22,7 @@ from v2t_cli.batching import bucketed
 from v2t_cli.checkpoint import save_checkpoint
 from v2t_cli.config import Config
 from v2t_cli.console import Track, log, silent
-from v2t_cli.dataset import Corpus, Split
+from v2t_cli.dataset import Corpus, Split, statistics
 from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import V2TError
 from v2t_cli.info import AdapterInfo, CheckpointInfo, DataInfo, DecoderInfo, LengthInfo, Scores, TrainingInfo
@@ -151,8 +151,7 @@ class Run:
 
     def _digest_of_vectors(self) -> str:
         """Vectors of an encoder are known by its probe vector; those made elsewhere by their statistics."""
-        adapter = self.inverter.adapter
-        return hashlib.sha256(adapter.mean.cpu().numpy().tobytes() + adapter.scale.cpu().numpy().tobytes()).hexdigest()[:12]
+        return hashlib.sha256(b"".join(part.tobytes() for part in statistics(self.vectors, self.train_split.rows))).hexdigest()[:12]
 
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1, by steps or by the clock, whichever is ahead."""

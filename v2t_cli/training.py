@@ -147,7 +147,9 @@ def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity
         if info.encoder and identity:
             info.encoder.check(identity, f"the checkpoint {folder}")
         if (info.adapter.kind, info.adapter.tokens) == (config.adapter.kind, config.adapter.tokens):
-            log.info(f"going on with the adapter of {folder}")
+            log.info(
+                f"going on with the adapter of {folder}; what is held out now may have been trained on there, unless texts and seed agree"
+            )
             return load_adapter(folder, info, embedding.shape[1])
         log.info(f"the adapter of {folder} is {info.adapter.kind} x {info.adapter.tokens}: a new one is trained")
     adapter = ADAPTERS[config.adapter.kind](vectors.shape[1], embedding.shape[1], config.adapter.tokens)
