@@ -110,5 +110,5 @@ def test_bad_set_items():
 def test_scratch_has_learning_rates_of_its_own():
     train = load_config().train
     assert train.learning_rates(scratch=False) == (5e-5, 5e-4)
-    assert train.learning_rates(scratch=True) == (1e-3, 1e-3)
-    assert load_config(None, ["train.learning_rate=3e-4"]).train.learning_rates(scratch=True) == (3e-4, 1e-3)
+    assert train.learning_rates(scratch=True) == (5e-4, 2e-4)
+    assert load_config(None, ["train.learning_rate=3e-4"]).train.learning_rates(scratch=True) == (3e-4, 2e-4)

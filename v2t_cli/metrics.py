@@ -45,7 +45,7 @@ def score_texts(generated: list[str], references: list[str], cosines: np.ndarray
     intervals = {name: ratio_interval(of_rows, np.ones(len(of_rows)), resamples) for name, of_rows in rows.items() if resamples}
     signatures = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        values[name] = metric.corpus_score(generated, [references]).score
+        values[name] = min(100.0, metric.corpus_score(generated, [references]).score)  # it may round to a little more
         signatures[f"{name}_signature"] = str(metric.get_signature())
         if resamples:
             # Both are functions of counts summed over the corpus. sacrebleu's own bootstrap, which starts from the same
