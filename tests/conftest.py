@@ -153,6 +153,21 @@ def checkpoint(tmp_path_factory, labse, texts_file) -> Path:
     return output
 
 
+@pytest.fixture(scope="session")
+def correcting(checkpoint, tmp_path_factory, labse, texts_file) -> Path:
+    """The trained checkpoint, taught to correct."""
+    from v2t_cli.training import train
+
+    output = tmp_path_factory.mktemp("correcting") / "checkpoint"
+    rates = ("train.learning_rate=3e-3", "train.adapter_learning_rate=1e-3")
+    correction = "train.correction={texts: 0.3, hypotheses: 4, epochs: 10}"
+    config = tiny_config(
+        texts_file, labse, output, "train.epochs=0", correction, *rates, "decoder.scratch=null", f"decoder.model={checkpoint}"
+    )
+    train(config)
+    return output
+
+
 @pytest.fixture
 def v2t(monkeypatch, tmp_path):
     """Run the command line in an empty folder: v2t("decode", ...) -> result with exit_code, stdout, stderr."""

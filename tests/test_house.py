@@ -12,9 +12,9 @@ HOUSE = """
     signals device hub texts vectors
     encoder adapters
     info batching model lm
-    scoring card dataset checkpoint resume
-    search candidates edits correction
-    loop decoding
+    scoring card dataset checkpoint resume examples
+    search candidates edits generation correction
+    loop decoding hypotheses
     training evaluation rows report
     boundary cli
     __main__

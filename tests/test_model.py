@@ -9,7 +9,7 @@ from v2t_cli.adapters import ADAPTERS, Linear, ZeroPad
 from v2t_cli.config import DecoderConfig, ScratchConfig
 from v2t_cli.errors import RequestError
 from v2t_cli.lm import load_lm, scratch_lm, tokenize
-from v2t_cli.model import Inverter, pad
+from v2t_cli.model import Hypotheses, Inverter, pad
 
 TEXTS = ["Привет!", "Где лодка?", "Я бы поехал автобусом."]
 
@@ -186,3 +186,64 @@ def test_the_wrapped_decoder_keeps_its_config(decoder):
     before = copy.copy(lm.config._attn_implementation)
     Inverter(lm, Linear(DIM, lm.config.hidden_size, 1))
     assert lm.config._attn_implementation == before is not None
+
+
+@pytest.fixture
+def corrector(decoder):
+    model, tokenizer = inverter(decoder, tokens=2)
+    torch.manual_seed(2)
+    model.difference = ADAPTERS["linear"](DIM, model.lm.config.hidden_size, 2)
+    return model.eval(), tokenizer
+
+
+def hypotheses(tokenizer, texts) -> Hypotheses:
+    torch.manual_seed(3)
+    read = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"), left=True)
+    return Hypotheses(torch.randn(len(texts), DIM), *read)
+
+
+WRONG = ["Привет, ты", "Где?", "Я бы ехал"]
+
+
+def test_what_is_written_follows_vector_and_hypothesis(corrector):
+    model, tokenizer = corrector
+    vectors, ids, lengths = batch(tokenizer)
+    wrong = hypotheses(tokenizer, WRONG)
+    logits = model.logits(vectors, ids, lengths, wrong)
+    other_ids = wrong.ids.masked_scatter(wrong.ids != tokenizer.pad_token_id, wrong.ids[wrong.ids != tokenizer.pad_token_id].roll(1))
+    others = [
+        (-vectors, wrong),
+        (vectors, wrong._replace(vectors=-wrong.vectors)),
+        (vectors, wrong._replace(ids=other_ids)),
+        (vectors, None),
+    ]
+    for target, read in others:
+        assert ((model.logits(target, ids, lengths, read) - logits).abs().amax(dim=2) > 1e-4).all()
+
+
+def test_padding_of_hypotheses_changes_nothing(corrector):
+    model, tokenizer = corrector
+    vectors, ids, lengths = batch(tokenizer)
+    wrong = hypotheses(tokenizer, WRONG)
+    together = model(vectors, ids, lengths, wrong)
+    for i in range(len(TEXTS)):
+        row = slice(i, i + 1)
+        own = Hypotheses(wrong.vectors[row], wrong.ids[row, wrong.ids.shape[1] - wrong.lengths[i] :], wrong.lengths[row])
+        alone = model(vectors[row], ids[row, : lengths[i]], lengths[row], own)
+        torch.testing.assert_close(together[i], alone[0], atol=1e-4, rtol=1e-5)
+
+
+def test_generation_corrects_as_training_reads(corrector):
+    """Greedy texts are those whose every token the teacher-forced pass ranks first, padded hypotheses or not."""
+    model, tokenizer = corrector
+    vectors, _, _ = batch(tokenizer)
+    wrong = hypotheses(tokenizer, WRONG)
+    ids = model.generate(vectors, wrong, max_new_tokens=5, do_sample=False).clone()
+    logits = model.logits(vectors, ids, torch.full((len(ids),), ids.shape[1]), wrong)
+    ended = (ids == tokenizer.eos_token_id).cumsum(dim=1) - (ids == tokenizer.eos_token_id).long() > 0
+    assert ((logits.argmax(dim=2) == ids) | ended).all()
+
+
+def test_the_room_for_a_correction(corrector):
+    model, _ = corrector
+    assert (model.n_positions, model.n_correction_positions) == (94, 90)

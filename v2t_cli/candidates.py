@@ -11,11 +11,15 @@ from v2t_cli.encoder import Encoder, row_cosine
 
 @dataclass
 class Candidate:
-    """A text for a vector. logprob: nats, summed over tokens; cosine: to the vector, None where nothing was re-embedded."""
+    """A text for a vector. logprob: nats, summed over tokens.
+
+    vector: (dim,) float32, of the text itself; cosine: of the two vectors; both None where nothing was re-embedded.
+    """
 
     text: str
     logprob: float
     cosine: float | None = None
+    vector: np.ndarray | None = None
 
 
 @dataclass
@@ -44,10 +48,11 @@ def rerank(rows: list[list[Candidate]], vectors: np.ndarray, encoder: Encoder, l
     """Give each candidate of vectors[i] in rows[i] its cosine, and sort them. A text that several rows share is embedded once."""
     texts = [candidate.text for row in rows for candidate in row]
     owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    cosines = iter(row_cosine(embed_unique(encoder, texts), vectors[owners]).tolist())
+    embedded = embed_unique(encoder, texts)
+    found = zip(row_cosine(embedded, vectors[owners]).tolist(), embedded)
     for row in rows:
         for candidate in row:
-            candidate.cosine = next(cosines)
+            candidate.cosine, candidate.vector = next(found)
         rank(row, logprob_weight, until_cosine)
 
 

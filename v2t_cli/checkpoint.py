@@ -24,6 +24,7 @@ from v2t_cli.model import Inverter
 from v2t_cli.texts import read_lines
 
 ADAPTER, HELD_OUT, CARD = "adapter.safetensors", "held_out.txt", "README.md"
+DIFFERENCE = "difference."  # before the names of that adapter's weights
 UNFINISHED = ".new-"
 
 
@@ -55,8 +56,7 @@ def save_checkpoint(
     try:
         _save_lm(inverter.lm, new, dtype)
         tokenizer.save_pretrained(new)
-        state = {name: tensor.contiguous() for name, tensor in inverter.adapter.state_dict().items()}
-        save_file(state, new / ADAPTER, metadata={"format": "pt"})
+        _save_adapters(inverter, new / ADAPTER)
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
         (new / CARD).write_text(model_card(info), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -84,6 +84,13 @@ def _save_lm(lm, folder: Path, dtype: torch.dtype) -> None:
     stored.save_pretrained(folder)
 
 
+def _save_adapters(inverter: Inverter, path: Path) -> None:
+    state = inverter.adapter.state_dict()
+    if inverter.difference is not None:
+        state |= inverter.difference.state_dict(prefix=DIFFERENCE)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
+
+
 def load_checkpoint(folder: str | Path, device: torch.device) -> Checkpoint:
     """Open a checkpoint for decoding, on `device`, in evaluation mode.
 
@@ -105,20 +112,28 @@ def load_checkpoint(folder: str | Path, device: torch.device) -> Checkpoint:
         raise RequestError(f"{folder}: the decoder cannot be loaded, a file is missing or damaged: {one_line(error)}") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
-    inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
+    inverter = Inverter(lm, *load_adapters(folder, info, lm.get_input_embeddings().embedding_dim))
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
 
 
-def load_adapter(folder: Path, info: CheckpointInfo, hidden: int) -> Adapter:
-    """The adapter of a checkpoint, for a decoder of the given hidden size. Raises RequestError, naming the file."""
+def load_adapters(folder: Path, info: CheckpointInfo, hidden: int) -> tuple[Adapter, Adapter | None]:
+    """The adapters of a checkpoint, of vectors and, where it corrects, of differences, for a decoder of the given hidden size.
+
+    Raises RequestError, naming the file.
+    """
     path = folder / ADAPTER
     if info.adapter.kind not in ADAPTERS:
         raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")
-    adapter = ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens)
+    adapter, difference = (ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens) for _ in range(2))
     try:
-        adapter.load_state_dict(load_file(path))
+        state = load_file(path)
+        of_difference = {name.removeprefix(DIFFERENCE): state.pop(name) for name in list(state) if name.startswith(DIFFERENCE)}
+        adapter.load_state_dict(state)
+        if info.correction is None:
+            return adapter, None
+        difference.load_state_dict(of_difference)
     except FileNotFoundError:
         raise RequestError(f"{path}: missing; the checkpoint is incomplete") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RequestError(f"{path}: damaged, or of another checkpoint: {one_line(error)}") from None
-    return adapter
+    return adapter, difference

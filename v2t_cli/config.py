@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from v2t_cli.errors import RequestError, one_line
 
@@ -87,8 +87,17 @@ class DataConfig(Section):
         return self
 
 
-class TrainConfig(Section):
+class CorrectionConfig(Section):
+    texts: float = Field(0.1, gt=0, lt=1)
+    hypotheses: int = Field(2, ge=1)
     epochs: float = Field(2, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+    adapter_learning_rate: float | None = Field(None, gt=0)
+
+
+class TrainConfig(Section):
+    epochs: float = Field(2, ge=0)
     max_minutes: float | None = Field(None, gt=0)
     batch_size: int = Field(64, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
@@ -103,6 +112,12 @@ class TrainConfig(Section):
     save_steps: int = Field(5000, ge=1)
     save_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     samples: int = Field(5, ge=0)
+    correction: CorrectionConfig | None = None
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def unquoted_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of a bare no
 
     def learning_rates(self, scratch: bool) -> tuple[float, float]:
         """Peak rates of the decoder and of the adapter: weights that start from nothing bear, and need, more."""
@@ -237,5 +252,5 @@ def _explain(problem: dict[str, Any]) -> str:
 def _keys_at(path: list[str]) -> list[str]:
     model: Any = Config()
     for name in path:
-        model = getattr(model, name, None) if name != "scratch" else ScratchConfig()
+        model = getattr(model, name, None) or {"scratch": ScratchConfig(), "correction": CorrectionConfig()}.get(name)
     return list(type(model).model_fields) if isinstance(model, Section) else []

@@ -1,13 +1,15 @@
-"""Correction by search: edits of the best texts, proposed by the decoder and by the other candidates, judged by re-embedding.
+"""Correction: better texts for a vector, proposed by decoder and candidates, judged by re-embedding.
 
-Rounds of hill climbing on several hypotheses of a vector at once. What an edit does to a text's vector is nearly the
-same beside another edit: pairs are chosen by the sum of what their parts did, before any of them is embedded.
+Rounds of hill climbing on several hypotheses of a vector at once. A decoder that learned to correct rewrites each of
+them, as a whole; and each is edited, by what the decoder would have put in a token's place and by the words of other
+candidates. What an edit does to a text's vector is nearly the same beside another edit: pairs are chosen by the sum of
+what their parts did, before any of them is embedded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 
 import numpy as np
@@ -17,11 +19,13 @@ from torch import Tensor
 from v2t_cli.candidates import Candidate, embed_unique, rank
 from v2t_cli.edits import Edit, Span, apply, borrow, borrowings, disjoint, rearrangements
 from v2t_cli.encoder import Encoder, unit_rows
+from v2t_cli.generation import generate
 from v2t_cli.lm import tokenize
-from v2t_cli.model import Inverter, pad
+from v2t_cli.model import Hypotheses, Inverter, pad
 from v2t_cli.scoring import logit_batches, score
 from v2t_cli.search import Search
 
+REWRITES = 8  # of a hypothesis, by beam search
 TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
 LENDERS = 24  # other candidates that lend their words
 BORROWED = 12  # words that a text borrows at most
@@ -40,6 +44,12 @@ class _Pool:
     expanded: set[str] = field(default_factory=set)
     calls: int = 0
 
+    def unseen(self, texts: Iterable[str], limit: int) -> list[str]:
+        """The first texts that nobody has seen, at most `limit`; they count as seen from now on."""
+        new = [text for text in dict.fromkeys(texts) if text and text not in self.seen][:limit]
+        self.seen.update(new)
+        return new
+
     def new(self, text: str, edits: Iterable[Edit], limit: int) -> tuple[list[Edit], list[str]]:
         """The first edits that give texts which nobody has seen, at most `limit`, and these texts."""
         kept, texts = [], []
@@ -56,12 +66,16 @@ class _Pool:
 
 @dataclass
 class _Hypothesis:
-    """A text under edit: the row of its vector, and its edits with what they make of it."""
+    """A text under correction: the row of its vector, how the decoder rewrote it, and its edits with what they make of it."""
 
     row: int
     candidate: Candidate
+    rewritten: list[str] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+
+
+_Found = tuple[float, str, np.ndarray]  # cosine, text, its vector
 
 
 class Corrector:
@@ -101,22 +115,44 @@ class Corrector:
         for row, pool in enumerate(pools):
             if pool.candidates[0].cosine >= self.search.until_cosine:
                 continue
-            affordable = (self.search.encoder_calls - pool.calls) // 2  # the hypothesis' own vector, and one edit
-            for candidate in pool.candidates[: min(self.search.width, affordable)]:
+            for candidate in pool.candidates[: min(self.search.width, self.search.encoder_calls - pool.calls)]:
                 if candidate.text not in pool.expanded:
                     pool.expanded.add(candidate.text)
                     chosen.append(_Hypothesis(row, candidate))
         return chosen
 
     def _propose(self, hypotheses: list[_Hypothesis], target: Tensor, pools: list[_Pool]) -> None:
-        """Fill in the edits of each hypothesis: the decoder's, its own words in another order, and borrowed ones, in turn."""
+        """Fill in what is to be embedded of each hypothesis: first how the decoder rewrites it, then its edits:
+        the decoder's, its own words in another order, and borrowed ones, in turn.
+        """
         share = self._shares(hypotheses, pools)
-        for hypothesis, of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
+        rewritten = self._rewritten(hypotheses, target) if self.inverter.difference is not None else [[] for _ in hypotheses]
+        for hypothesis, of_tokens, texts in zip(hypotheses, self._token_edits(hypotheses, target), rewritten):
             pool, text = pools[hypothesis.row], hypothesis.candidate.text
+            hypothesis.rewritten = pool.unseen(texts, share[hypothesis.row])
             borrowed = borrow(text, (other.text for other in pool.candidates[:LENDERS]), BORROWED)
             turns = zip_longest(of_tokens, rearrangements(text), borrowings(text, borrowed))
             mixed = (edit for turn in turns for edit in turn if edit is not None)
-            hypothesis.edits, hypothesis.texts = pool.new(text, mixed, min(EDITS, share[hypothesis.row] - 1))
+            limit = min(EDITS, share[hypothesis.row] - len(hypothesis.rewritten))
+            hypothesis.edits, hypothesis.texts = pool.new(text, mixed, limit)
+
+    def _rewritten(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[str]]:
+        """What the decoder, which learned to correct, writes after each hypothesis, the likeliest first."""
+        out: list[list[str]] = [[] for _ in hypotheses]
+        rows = tokenize(self.tokenizer, [hypothesis.candidate.text for hypothesis in hypotheses])
+        limit = self.inverter.n_correction_positions or np.inf
+        fits = [i for i, row in enumerate(rows) if len(row) < limit]
+        if not fits:
+            return out
+        device = target.device
+        vectors = torch.from_numpy(np.array([hypotheses[i].candidate.vector for i in fits])).to(device)
+        read = Hypotheses(vectors, *pad([rows[i] for i in fits], self.tokenizer.pad_token_id, device, left=True))
+        room = int(min(self.search.max_new_tokens, limit - max(len(rows[i]) for i in fits)))
+        search = replace(self.search, strategy="beam", beams=REWRITES, max_new_tokens=room)
+        owners = torch.tensor([hypotheses[i].row for i in fits], device=device)
+        for i, found in zip(fits, generate(self.inverter, self.tokenizer, target[owners], search, read)):
+            out[i] = [text for text, _ in found]
+        return out
 
     def _shares(self, hypotheses: list[_Hypothesis], pools: list[_Pool]) -> dict[int, int]:
         """By row of the vector: how many texts may still be embedded for each of its hypotheses."""
@@ -180,48 +216,46 @@ class Corrector:
             self._surfaces[token] = new if new.isprintable() and new.strip() and "\ufffd" not in new else ""
         return self._surfaces[token]
 
-    def _embed(self, hypotheses: list[_Hypothesis], unit: np.ndarray, pools: list[_Pool]) -> dict[int, list[tuple[float, str]]]:
-        """By row of the vector: cosine and text of every edit and of the most promising pairs of edits."""
+    def _embed(self, hypotheses: list[_Hypothesis], unit: np.ndarray, pools: list[_Pool]) -> dict[int, list[_Found]]:
+        """By row of the vector: every rewritten and edited text and the most promising pairs of edits."""
         share = self._shares(hypotheses, pools)
-        found: dict[int, list[tuple[float, str]]] = {hypothesis.row: [] for hypothesis in hypotheses}
-        singles = self._unit_vectors([[hypothesis.candidate.text, *hypothesis.texts] for hypothesis in hypotheses])
+        found: dict[int, list[_Found]] = {hypothesis.row: [] for hypothesis in hypotheses}
         pairs = []
-        for hypothesis, (own, *edited) in zip(hypotheses, singles):
-            cosines = np.array(edited) @ unit[hypothesis.row] if edited else np.empty(0)
-            found[hypothesis.row] += zip(cosines.tolist(), hypothesis.texts)
-            limit = min(PAIRS, share[hypothesis.row] - 1 - len(edited))
-            promising = _pairs(hypothesis.edits, np.array(edited), cosines, own, unit[hypothesis.row])
+        singles = self._vectors([[*hypothesis.rewritten, *hypothesis.texts] for hypothesis in hypotheses])
+        for hypothesis, vectors in zip(hypotheses, singles):
+            cosines = unit_rows(vectors) @ unit[hypothesis.row]
+            texts = [*hypothesis.rewritten, *hypothesis.texts]
+            found[hypothesis.row] += zip(cosines.tolist(), texts, vectors)
+            limit = min(PAIRS, share[hypothesis.row] - len(texts))
+            edited = slice(len(hypothesis.rewritten), None)
+            promising = _pairs(hypothesis.edits, vectors[edited], cosines[edited], hypothesis.candidate.vector, unit[hypothesis.row])
             pairs.append(pools[hypothesis.row].new(hypothesis.candidate.text, promising, limit)[1])
-            pools[hypothesis.row].calls += 1 + len(edited) + len(pairs[-1])
-        for hypothesis, texts, vectors in zip(hypotheses, pairs, self._unit_vectors(pairs)):
-            if texts:
-                found[hypothesis.row] += zip((np.array(vectors) @ unit[hypothesis.row]).tolist(), texts)
+            pools[hypothesis.row].calls += len(texts) + len(pairs[-1])
+        for hypothesis, texts, vectors in zip(hypotheses, pairs, self._vectors(pairs)):
+            found[hypothesis.row] += zip((unit_rows(vectors) @ unit[hypothesis.row]).tolist(), texts, vectors)
         return found
 
-    def _unit_vectors(self, groups: list[list[str]]) -> list[list[np.ndarray]]:
-        """For each group of texts their vectors, scaled to length 1, embedded together."""
-        texts = list(chain.from_iterable(groups))
-        if not texts:
-            return [[] for _ in groups]
-        vectors = iter(unit_rows(embed_unique(self.encoder, texts)))
-        return [[next(vectors) for _ in group] for group in groups]
+    def _vectors(self, groups: list[list[str]]) -> list[np.ndarray]:
+        """For each group of texts their vectors, (texts, dim), embedded together."""
+        vectors = embed_unique(self.encoder, list(chain.from_iterable(groups)))
+        return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
 
-    def _keep(self, found: dict[int, list[tuple[float, str]]], target: Tensor, pools: list[_Pool]) -> None:
+    def _keep(self, found: dict[int, list[_Found]], target: Tensor, pools: list[_Pool]) -> None:
         """Make candidates of the nearest texts of each vector: with their log-probability, which only they are worth."""
-        kept = [(row, cosine, text) for row, texts in found.items() for cosine, text in sorted(texts, reverse=True)[:KEPT]]
-        ids = tokenize(self.tokenizer, [text for _, _, text in kept])
+        kept = [(row, *it) for row, texts in found.items() for it in sorted(texts, key=lambda it: -it[0])[:KEPT]]
+        ids = tokenize(self.tokenizer, [text for _, _, text, _ in kept])
         limit = self.inverter.n_positions or np.inf
         kept, ids = [it for it, row in zip(kept, ids) if len(row) <= limit], [row for row in ids if len(row) <= limit]
-        owners = np.array([row for row, _, _ in kept], dtype=np.int64)
+        owners = np.array([row for row, *_ in kept], dtype=np.int64)
         logprobs = score(self.inverter, target, ids, owners, self.tokenizer.pad_token_id)
-        for (row, cosine, text), logprob in zip(kept, logprobs.tolist()):
-            pools[row].candidates.append(Candidate(text, logprob, cosine))
+        for (row, cosine, text, vector), logprob in zip(kept, logprobs.tolist()):
+            pools[row].candidates.append(Candidate(text, logprob, cosine, vector))
 
 
 def _pairs(edits: list[Edit], vectors: np.ndarray, cosines: np.ndarray, own: np.ndarray, target: np.ndarray) -> Iterator[Edit]:
     """Both of two edits, in the order of the cosine to be expected: as if each moved the text's vector as it does alone.
 
-    vectors, cosines: (n, dim) and (n,), of the edited texts; own: (dim,), of the text itself; all of length 1.
+    vectors, cosines: (n, dim) and (n,), of the edited texts; own: (dim,), of the text itself; target: (dim,), of length 1.
     """
     best = np.argsort(-cosines)[:PAIRED]
     if len(best) < 2:

@@ -50,7 +50,10 @@ class Corpus:
 
 
 def read_corpus(config: DataConfig, seed: int) -> Corpus:
-    """Read, filter and split the texts. Raises RequestError where there are none, or too few."""
+    """Read, filter and split the texts: a larger data.held_out holds out the same texts and more.
+
+    Raises RequestError where there are none, or too few.
+    """
     if "-" in (config.texts, config.vectors):
         raise RequestError("data.texts and data.vectors are read more than once: name files, not stdin")
     if config.vectors is not None:
@@ -63,6 +66,14 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
     # Vectors from elsewhere stand for all lines of the file, our own for the kept ones.
     everything = Split(selection.texts, selection.rows if config.vectors else np.arange(len(selection.texts)))
     return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts))
+
+
+def kept_for_correction(corpus: Corpus, held_out: float, share: float, seed: int) -> Split:
+    """Of the training texts those that a run with data.held_out = held_out + share would have held out besides."""
+    count = len(corpus.texts)
+    train, _ = split_held_out(count, held_out, seed)
+    _, wider = split_held_out(count, held_out + share, seed)
+    return corpus.train.keep(np.flatnonzero(np.isin(train, wider)))
 
 
 def _check_count(config: DataConfig) -> None:

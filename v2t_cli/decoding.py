@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from v2t_cli.batching import HalvingBatches
 from v2t_cli.candidates import Candidate, Row, rerank
@@ -16,10 +15,10 @@ from v2t_cli.console import log
 from v2t_cli.correction import Corrector
 from v2t_cli.encoder import Encoder
 from v2t_cli.errors import RequestError
+from v2t_cli.generation import generate
 from v2t_cli.model import Inverter
 from v2t_cli.scoring import score
 from v2t_cli.search import Search
-from v2t_cli.texts import to_line
 
 # Sequences that are searched at once when decode.batch_size is auto: more would not be faster.
 AUTO_SEQUENCES = {"cpu": 512, "cuda": 4096, "mps": 1024}
@@ -106,44 +105,16 @@ def _decode_batch(checkpoint: Checkpoint, vectors: np.ndarray, search: Search) -
     """All distinct candidates of each vector, the likeliest first."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
     target = torch.from_numpy(vectors).to(inverter.device)
-    ids = _generate(checkpoint, target, search)  # (batch * beams, time)
-    rows = [_until_end(row, tokenizer.eos_token_id) for row in ids.tolist()]
-    texts = [to_line(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    generated = generate(inverter, tokenizer, target, search)
     owners = np.repeat(np.arange(len(vectors)), search.beams)
-    logprobs = score(inverter, target, rows, owners, tokenizer.pad_token_id).tolist()
+    ids = [row for of_vector in generated for _, row in of_vector]
+    logprobs = iter(score(inverter, target, ids, owners, tokenizer.pad_token_id).tolist())
 
     out = []
-    for i in range(len(vectors)):
+    for of_vector in generated:
         best: dict[str, Candidate] = {}  # one text may be written with different tokens
-        for j in range(i * search.beams, (i + 1) * search.beams):
-            if texts[j] not in best or logprobs[j] > best[texts[j]].logprob:
-                best[texts[j]] = Candidate(texts[j], logprobs[j])
+        for (text, _), logprob in zip(of_vector, logprobs):
+            if text not in best or logprob > best[text].logprob:
+                best[text] = Candidate(text, logprob)
         out.append(sorted(best.values(), key=lambda candidate: -candidate.logprob))
     return out
-
-
-def _generate(checkpoint: Checkpoint, target: Tensor, search: Search) -> Tensor:
-    from transformers import GenerationConfig
-
-    how = {
-        "greedy": {},
-        # Sums of log-probabilities are compared as they are: the end of the text is a token like the others.
-        "beam": {"num_beams": search.beams, "num_return_sequences": search.beams, "length_penalty": 0.0},
-        "sample": {
-            "do_sample": True,
-            "num_return_sequences": search.beams,
-            "temperature": search.temperature,
-            "top_p": search.top_p,
-            "top_k": search.top_k,
-        },
-    }[search.strategy if search.beams > 1 or search.strategy == "sample" else "greedy"]
-    special = checkpoint.inverter.lm.generation_config
-    config = GenerationConfig(
-        max_new_tokens=search.max_new_tokens, eos_token_id=special.eos_token_id, pad_token_id=special.pad_token_id, **how
-    )
-    return checkpoint.inverter.generate(target, generation_config=config)
-
-
-def _until_end(row: list[int], end: int) -> list[int]:
-    """The tokens up to the first end-of-text, which is included; all of them where the limit came first."""
-    return row[: row.index(end) + 1] if end in row else row

@@ -82,6 +82,8 @@ class UseEncoder:
         )
 
     def encode(self, texts: list[str]) -> np.ndarray:
+        if not texts:
+            return np.empty((0, self.identity.dim), dtype=np.float32)
         return np.asarray(self._model.encode([self._prompt + text for text in texts]), dtype=np.float32)
 
     def count_cut(self, texts: list[str]) -> int:

@@ -47,12 +47,26 @@ class TrainingInfo(BaseModel):
     finished: bool
 
 
+class CorrectionInfo(BaseModel):
+    """The second part of a training, in which the decoder learned to correct hypotheses; epochs over all of these."""
+
+    hypotheses: int
+    steps: int
+    epochs: float
+    minutes: float
+    finished: bool
+
+
 class Scores(BaseModel):
-    """On the held-out texts: nats per token, the end of the text counted as one."""
+    """On the held-out texts: nats per token, the end of the text counted as one.
+
+    correction_loss: of the same texts, given a hypothesis beside the vector.
+    """
 
     texts: int
     loss: float
     perplexity: float
+    correction_loss: float | None = None
 
 
 class CheckpointInfo(BaseModel):
@@ -66,6 +80,7 @@ class CheckpointInfo(BaseModel):
     lengths: LengthInfo
     data: DataInfo
     training: TrainingInfo
+    correction: CorrectionInfo | None = None  # None: the checkpoint does not correct
     held_out: Scores | None
     versions: dict[str, str]
 

@@ -22,13 +22,15 @@ from v2t_cli.batching import bucketed
 from v2t_cli.checkpoint import save_checkpoint
 from v2t_cli.config import Config
 from v2t_cli.console import Track, log, silent
-from v2t_cli.dataset import Corpus, Split, statistics
+from v2t_cli.dataset import Corpus, statistics
 from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import V2TError
-from v2t_cli.info import AdapterInfo, CheckpointInfo, DataInfo, DecoderInfo, LengthInfo, Scores, TrainingInfo
-from v2t_cli.model import Inverter, pad
-from v2t_cli.scoring import score
+from v2t_cli.examples import Examples
+from v2t_cli.info import AdapterInfo, CheckpointInfo, CorrectionInfo, DataInfo, DecoderInfo, LengthInfo, Scores, TrainingInfo
+from v2t_cli.model import Inverter
 from v2t_cli.texts import to_line
+
+Batch = tuple[Examples, np.ndarray]  # and positions among them
 
 LOG_STEPS = 20
 FINAL_LEARNING_RATE = 0.05  # of the peak
@@ -111,20 +113,22 @@ class Run:
     hooks: Hooks
     accelerator: Accelerator
     corpus: Corpus
-    train_split: Split
-    held_out: Split
-    vectors: np.ndarray
+    examples: list[Examples]  # to invert; then, where the run learns to correct, with hypotheses
+    held_out: list[Examples]  # of the same kinds; empty where no text was held out
     identity: EncoderIdentity | None
     inverter: Inverter  # the bare module
     model: torch.nn.Module  # the same, as accelerate wraps it
     optimizer: torch.optim.Optimizer
     tokenizer: PreTrainedTokenizerBase
+    base: CheckpointInfo | None = None  # of the inverter that learns to correct
     progress: resume.TrainingProgress = field(default_factory=resume.TrainingProgress)
 
     def __post_init__(self):
         self.progress.signature = self.signature
-        per_step = self.config.train.batch_size * self.config.train.gradient_accumulation * self.accelerator.num_processes
-        self.steps_per_epoch = math.ceil(len(self.train_split) / per_step)
+        # An epoch goes through the last of the examples, beside as many of the first: nothing learned before is to be lost.
+        self._shares = [min(len(part), len(self.examples[-1])) for part in self.examples]
+        batches = sum(math.ceil(share / self.config.train.batch_size) for share in self._shares)
+        self.steps_per_epoch = math.ceil(batches / (self.config.train.gradient_accumulation * self.accelerator.num_processes))
         self.total_steps = max(1, round(self.config.train.epochs * self.steps_per_epoch))
         rates = self.config.train.learning_rates(self.config.decoder.scratch is not None)
         self._peaks = dict(zip(("decoder", "adapter"), rates))
@@ -139,19 +143,21 @@ class Run:
                 "texts": self.corpus.sha256[:12],
                 "held_out": config.data.held_out,
                 "seed": config.seed,
-                "dim": self.vectors.shape[1],
+                "dim": self.examples[0].vectors.shape[1],
                 "vectors": None if self.identity else self._digest_of_vectors(),
                 "decoder": config.decoder.scratch.model_dump()
                 if config.decoder.scratch
                 else [config.decoder.model, config.decoder.revision],
                 "adapter": config.adapter.model_dump(),
                 "batch": [config.train.batch_size, config.train.gradient_accumulation, self.accelerator.num_processes],
+                "correction": [part.texts, part.hypotheses] if (part := config.train.correction) else None,
             }
         )
 
     def _digest_of_vectors(self) -> str:
         """Vectors of an encoder are known by its probe vector; those made elsewhere by their statistics."""
-        return hashlib.sha256(b"".join(part.tobytes() for part in statistics(self.vectors, self.train_split.rows))).hexdigest()[:12]
+        parts = statistics(self.examples[0].vectors, self.examples[0].split.rows)
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
 
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1, by steps or by the clock, whichever is ahead."""
@@ -209,18 +215,26 @@ class Run:
         down = (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))) / 2
         return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * down
 
-    def _group(self) -> list[np.ndarray]:
+    def _group(self) -> list[Batch]:
         """The micro-batches of the current step, of all processes. The plan of an epoch follows from seed and epoch alone."""
         epoch, position = divmod(self.progress.step, self.steps_per_epoch)
         if self._plan[0] != epoch:
-            rng = np.random.default_rng([self.config.seed, epoch])
-            self._plan = epoch, bucketed(self.train_split.lengths, self.config.train.batch_size, rng)
+            self._plan = epoch, self._batches(np.random.default_rng([self.config.seed, epoch]))
         batches = self._plan[1]
         size = self.config.train.gradient_accumulation * self.accelerator.num_processes
         group = batches[position * size : (position + 1) * size]
         # Every process needs a batch, also where the epoch's last step has too few.
         short = max(0, self.accelerator.num_processes - len(group))
         return group + [batches[i % len(batches)] for i in range(short)]
+
+    def _batches(self, rng: np.random.Generator) -> list[Batch]:
+        batches = []
+        for part, share in zip(self.examples, self._shares):
+            chosen = np.arange(len(part)) if share == len(part) else rng.permutation(len(part))[:share]
+            batches += [(part, chosen[batch]) for batch in bucketed(part.sizes[chosen], self.config.train.batch_size, rng)]
+        if len(self.examples) > 1:
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        return batches
 
     def _step(self, fraction: float) -> tuple[torch.Tensor, int]:
         """One optimizer step. Returns the summed loss of this process's texts, in nats, and their tokens."""
@@ -232,27 +246,20 @@ class Run:
         self.model.train()
         everyone = self._group()
         mine = everyone[accelerator.process_index :: accelerator.num_processes]
-        lengths = self.train_split.lengths
-        total = int(sum(lengths[batch].sum() for batch in everyone))
+        total = sum(int(part.lengths[batch].sum()) for part, batch in everyone)
         loss_sum = torch.zeros((), device=accelerator.device)  # stays on the device: reading it would wait for the step
-        for i, batch in enumerate(mine):
+        for i, (part, batch) in enumerate(mine):
             last = i == len(mine) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
-                    nll = self.model(*self._tensors(self.train_split, batch)).sum()
+                    nll = self.model(*part.tensors(batch, self.tokenizer.pad_token_id, accelerator.device)).sum()
                 # Gradients are averaged over processes: the product undoes that, so that each token weighs the same.
                 accelerator.backward(nll * accelerator.num_processes / total)
             loss_sum += nll.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss_sum, int(sum(lengths[batch].sum() for batch in mine))
-
-    def _tensors(self, split: Split, batch: np.ndarray):
-        device = self.accelerator.device
-        ids, lengths = pad([split.ids[i] for i in batch], self.tokenizer.pad_token_id, device)
-        vectors = torch.from_numpy(np.asarray(self.vectors[split.rows[batch]], dtype=np.float32)).to(device)
-        return vectors, ids, lengths
+        return loss_sum, sum(int(part.lengths[batch].sum()) for part, batch in mine)
 
     def evaluate(self) -> Scores | None:
         """Score the held-out texts, show some pairs, and report both."""
@@ -263,42 +270,52 @@ class Run:
         return scores
 
     def _scores(self) -> Scores | None:
-        if not len(self.held_out):
+        if not self.held_out:
             return None
         self.inverter.eval()
-        vectors = torch.from_numpy(np.asarray(self.vectors[self.held_out.rows], dtype=np.float32))
         with self.accelerator.autocast():
-            logprobs = score(self.inverter, vectors, self.held_out.ids, np.arange(len(vectors)), self.tokenizer.pad_token_id)
-        loss = float(-logprobs.sum() / self.held_out.lengths.sum())
-        if not math.isfinite(loss):
-            raise V2TError(f"the held-out loss is {loss} at step {self.progress.step}; lower train.learning_rate and start again")
-        return Scores(texts=len(self.held_out), loss=loss, perplexity=math.exp(min(loss, 700)))
+            losses = [part.loss(self.inverter, self.tokenizer.pad_token_id) for part in self.held_out]
+        if not all(map(math.isfinite, losses)):
+            raise V2TError(f"the held-out loss is {losses[0]} at step {self.progress.step}; lower train.learning_rate and start again")
+        loss, correction_loss = losses[0], losses[1] if len(losses) > 1 else None
+        return Scores(texts=len(self.held_out[0]), loss=loss, perplexity=math.exp(min(loss, 700)), correction_loss=correction_loss)
 
     def _samples(self) -> list[tuple[str, str]]:
-        if not (len(self.held_out) and self.config.train.samples):
+        if not (self.held_out and self.config.train.samples):
             return []
         # The same ones each time, spread over the file: their progress can be watched.
-        chosen = np.unique(np.linspace(0, len(self.held_out) - 1, self.config.train.samples).round().astype(np.int64))
-        vectors, _, lengths = self._tensors(self.held_out, chosen)
-        longest = int(self.held_out.lengths.max())
+        held_out = self.held_out[0]
+        chosen = np.unique(np.linspace(0, len(held_out) - 1, self.config.train.samples).round().astype(np.int64))
+        vectors = held_out.tensors(chosen, self.tokenizer.pad_token_id, self.accelerator.device)[0]
         with self.accelerator.autocast():
-            ids = self.inverter.generate(vectors, max_new_tokens=longest, do_sample=False)
+            ids = self.inverter.generate(vectors, max_new_tokens=int(held_out.lengths.max()), do_sample=False)
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [(self.held_out.texts[i], to_line(text)) for i, text in zip(chosen, texts)]
+        return [(held_out.split.texts[i], to_line(text)) for i, text in zip(chosen, texts)]
 
     def save(self, scores: Scores | None, finished: bool) -> None:
         """Leave a complete checkpoint and the state to resume from."""
         if self.accelerator.is_main_process:
             info = self._info(scores, finished)
             dtype = getattr(torch, self.config.train.save_precision)
-            save_checkpoint(Path(self.config.output), self.inverter, self.tokenizer, info, self.held_out.texts, dtype)
+            held_out = self.held_out[0].split.texts if self.held_out else []
+            save_checkpoint(Path(self.config.output), self.inverter, self.tokenizer, info, held_out, dtype)
         resume.save_state(self.accelerator, Path(self.config.output), self.progress)
 
     def _info(self, scores: Scores | None, finished: bool) -> CheckpointInfo:
         config, corpus = self.config, self.corpus
+        part = {
+            "steps": self.progress.step,
+            "epochs": round(self.progress.step / self.steps_per_epoch, 4),
+            "minutes": round(self.progress.seconds / 60, 2),
+            "finished": finished,
+        }
+        data = DataInfo(sha256=corpus.sha256, texts=len(corpus.texts), held_out=len(corpus.held_out))
+        if self.base is not None:
+            correction = CorrectionInfo(hypotheses=len(self.examples[-1]), **part)
+            return self.base.model_copy(update={"correction": correction, "data": data, "held_out": scores})
         packages = ("v2t", "torch", "transformers", "sentence-transformers")
         return CheckpointInfo(
-            dim=self.vectors.shape[1],
+            dim=self.examples[0].vectors.shape[1],
             encoder=self.identity,
             adapter=AdapterInfo(kind=config.adapter.kind, tokens=config.adapter.tokens),
             decoder=DecoderInfo(
@@ -307,15 +324,10 @@ class Run:
                 pad_token=self.tokenizer.pad_token,
             ),
             lengths=LengthInfo(
-                min_chars=config.data.min_chars, max_chars=config.data.max_chars, max_tokens=int(self.train_split.lengths.max())
+                min_chars=config.data.min_chars, max_chars=config.data.max_chars, max_tokens=int(self.examples[0].lengths.max())
             ),
-            data=DataInfo(sha256=corpus.sha256, texts=len(corpus.train) + len(corpus.held_out), held_out=len(corpus.held_out)),
-            training=TrainingInfo(
-                steps=self.progress.step,
-                epochs=round(self.progress.step / self.steps_per_epoch, 4),
-                minutes=round(self.progress.seconds / 60, 2),
-                finished=finished,
-            ),
+            data=data,
+            training=TrainingInfo(**part),
             held_out=scores,
             versions={name: importlib.metadata.version(name) for name in packages},
         )

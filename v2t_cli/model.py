@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,36 @@ from torch import Tensor, nn
 from v2t_cli.adapters import Adapter
 
 
+class Hypotheses(NamedTuple):
+    """Texts to be corrected.
+
+    vectors: (batch, dim) float32, of the texts themselves; ids: (batch, time) int64, padded on the left, the
+    end-of-text that separates them from the better text included; lengths: (batch,) int64.
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    lengths: Tensor
+
+
 class Inverter(nn.Module):
     """Reads a sentence vector as prefix positions and writes the sentence.
 
     The sequence is prefix, text tokens, end-of-text. Nothing is predicted from the prefix but its last position;
     padding is on the right, where causal attention never looks back at it.
+
+    difference: where the inverter also corrects, the adapter of what a hypothesis' vector lacks. The prefix is then the
+    target's, the hypothesis' (by the same adapter) and the difference's, followed by the hypothesis' tokens: the scheme
+    of vec2text (Morris et al. 2023) in a decoder alone.
     """
 
-    def __init__(self, lm: nn.Module, adapter: Adapter):
+    def __init__(self, lm: nn.Module, adapter: Adapter, difference: Adapter | None = None):
         super().__init__()
         self.lm = lm
         self.adapter = adapter
-        self._keeps_logits = "logits_to_keep" in inspect.signature(lm.forward).parameters
+        self.difference = difference
+        parameters = inspect.signature(lm.forward).parameters
+        self._keeps_logits, self._takes_positions = "logits_to_keep" in parameters, "position_ids" in parameters
 
     @property
     def device(self) -> torch.device:
@@ -33,28 +52,52 @@ class Inverter(nn.Module):
         limit = getattr(self.lm.config, "max_position_embeddings", None)
         return None if limit is None else limit - self.adapter.tokens
 
-    def prefix(self, vectors: Tensor) -> Tensor:
-        """(batch, dim) float32 -> (batch, tokens, hidden) in the decoder's dtype."""
-        return self.adapter(vectors.float()).to(self.lm.get_input_embeddings().weight.dtype)
+    @property
+    def n_correction_positions(self) -> int | None:
+        """Tokens of a hypothesis and of its correction (both ends included) that there is room for; None for no limit."""
+        return None if self.n_positions is None else self.n_positions - 2 * self.adapter.tokens
 
-    def logits(self, vectors: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits of each of `ids`, given the vector and the tokens before it.
+    def prefix(self, vectors: Tensor, hypotheses: Hypotheses | None = None) -> tuple[Tensor, Tensor]:
+        """What the decoder reads before the text it writes.
+
+        vectors: (batch, dim) float32. Returns (batch, time, hidden) in the decoder's dtype and its mask, int64 (batch, time).
+        """
+        vectors = vectors.float()
+        look_up = self.lm.get_input_embeddings()
+        parts = [self.adapter(vectors)]
+        if hypotheses is not None:
+            parts += [self.adapter(hypotheses.vectors), self.difference(vectors - hypotheses.vectors)]
+        mask = torch.ones(len(vectors), sum(part.shape[1] for part in parts), dtype=torch.long, device=vectors.device)
+        if hypotheses is not None:
+            parts.append(look_up(hypotheses.ids))
+            time = hypotheses.ids.shape[1]
+            within = torch.arange(time, device=vectors.device) >= (time - hypotheses.lengths)[:, None]
+            mask = torch.cat([mask, within.long()], dim=1)
+        return torch.cat([part.to(look_up.weight.dtype) for part in parts], dim=1), mask
+
+    def logits(self, vectors: Tensor, ids: Tensor, lengths: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
+        """Logits of each of `ids`, given the vector, the hypothesis if there is one, and the tokens before it.
 
         vectors: (batch, dim); ids: (batch, time) int64, right-padded, end-of-text included; lengths: (batch,) int64.
         Returns float32 (batch, time, vocabulary).
         """
         time = ids.shape[1]
         tokens = self.lm.get_input_embeddings()(ids[:, :-1])  # looked up here, so that gradients reach the embeddings
-        embeds = torch.cat([self.prefix(vectors).to(tokens.dtype), tokens], dim=1)  # (batch, K + time - 1, hidden)
-        positions = torch.arange(embeds.shape[1], device=embeds.device)
-        mask = (positions < (lengths + self.adapter.tokens - 1)[:, None]).long()
-        keep = {"logits_to_keep": time} if self._keeps_logits else {}
-        logits = self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **keep).logits
-        return logits[:, -time:].float()
+        prefix, mask = self.prefix(vectors, hypotheses)
+        embeds = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)  # (batch, prefix + time - 1, hidden)
+        written = torch.arange(time - 1, device=ids.device) < (lengths - 1)[:, None]
+        mask = torch.cat([mask, written.long()], dim=1)
+        more = {"logits_to_keep": time} if self._keeps_logits else {}
+        if hypotheses is not None and self._takes_positions:  # as `generate` counts them: padding takes none
+            more["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits = self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **more).logits
+        if logits.shape[1] > time:  # a slice that takes everything still costs a zeroed copy on the way back
+            logits = logits[:, -time:]
+        return logits.float()
 
-    def forward(self, vectors: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, ids: Tensor, lengths: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
         """Negative log-likelihood of each text, in nats, summed over its tokens and the end: float32 (batch,)."""
-        logits = self.logits(vectors, ids, lengths)
+        logits = self.logits(vectors, ids, lengths, hypotheses)
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         labels = ids.masked_fill(padding, -100)
         # Flat: a softmax over a dimension that is not the last one is three times slower on a CPU.
@@ -62,17 +105,17 @@ class Inverter(nn.Module):
         return losses.view(labels.shape).sum(dim=1)
 
     @torch.inference_mode()
-    def generate(self, vectors: Tensor, **arguments) -> Tensor:
+    def generate(self, vectors: Tensor, hypotheses: Hypotheses | None = None, **arguments) -> Tensor:
         """`generate` of transformers, started from the prefix alone: new token ids (batch * sequences, time)."""
-        prefix = self.prefix(vectors)
-        mask = torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device)
+        prefix, mask = self.prefix(vectors, hypotheses)
         return self.lm.generate(inputs_embeds=prefix, attention_mask=mask, **arguments)
 
 
-def pad(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token rows -> (ids (batch, time), lengths (batch,)), int64, padded on the right."""
+def pad(rows: list[list[int]], pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Token rows -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.full((len(rows), int(lengths.max())), pad_id)
     for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.as_tensor(row)
+        start = ids.shape[1] - len(row) if left else 0
+        ids[i, start : start + len(row)] = torch.as_tensor(row)
     return ids.to(device), lengths.to(device)

@@ -27,6 +27,15 @@ def has_state(output: Path) -> bool:
     return _latest(output) is not None
 
 
+def signature(output: Path) -> dict:
+    """What the run there was; empty where there is none, or its state is damaged."""
+    folder = _latest(output)
+    try:
+        return json.loads(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["signature"]) if folder else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _latest(output: Path) -> Path | None:
     states = sorted((output / FOLDER).glob("step-*"))
     return states[-1] if states else None

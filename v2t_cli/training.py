@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from v2t_cli import resume
-from v2t_cli.adapters import ADAPTERS, Adapter
-from v2t_cli.checkpoint import UNFINISHED, load_adapter
-from v2t_cli.config import Config
+from v2t_cli.adapters import ADAPTERS, Adapter, Learned
+from v2t_cli.checkpoint import UNFINISHED, Checkpoint, load_adapters
+from v2t_cli.config import Config, DecoderConfig
 from v2t_cli.console import log
-from v2t_cli.dataset import Split, corpus_vectors, read_corpus, statistics
+from v2t_cli.dataset import Corpus, Split, corpus_vectors, kept_for_correction, read_corpus, statistics
 from v2t_cli.device import pick_device
 from v2t_cli.encoder import EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError
-from v2t_cli.info import is_checkpoint, read_info
+from v2t_cli.examples import Examples
+from v2t_cli.hypotheses import read_hypotheses, write_hypotheses
+from v2t_cli.info import CheckpointInfo, is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, tokenize
 from v2t_cli.loop import Hooks, Run, TrainResult
 from v2t_cli.model import Inverter
@@ -54,20 +56,66 @@ def check_output(output: Path, resume_run: bool, overwrite: bool) -> None:
 def train(config: Config, resume_run: bool = False, overwrite: bool = False, hooks: Hooks | None = None) -> TrainResult:
     """Train as configured and leave a complete checkpoint in config.output.
 
+    With train.correction there are two runs in that folder, one after the other: the inverter's, from which some texts
+    are kept, and its correction's, which goes on from there with hypotheses for these texts.
+
     Raises RequestError for a wrong request, V2TError when training itself fails.
     """
     hooks = hooks or Hooks()
     output = Path(config.output)
     check_output(output, resume_run, overwrite)
-    run = _prepare(config, hooks)
+    correction = config.train.correction
+    if correction is None:
+        if not config.train.epochs:
+            raise RequestError("train.epochs is 0: nothing would be trained")
+        return _run(config, hooks, resume_run)
+    base = Path(config.decoder.model if config.decoder.scratch is None else "")
+    if config.train.epochs:
+        held_out = config.data.held_out + correction.texts
+        if held_out >= 1:
+            raise RequestError(f"data.held_out and train.correction.texts leave no text to train the inverter on: {held_out:.0%} together")
+        inverter = _updated(config, train={"correction": None}, data={"held_out": held_out})
+        if not (resume_run and resume.signature(output).get("correction")):
+            result = _run(inverter, hooks, resume_run)
+            if not result.finished:
+                return result
+            resume_run = False
+        base = output
+    elif not is_checkpoint(base):
+        raise RequestError("train.epochs is 0: only a checkpoint of v2t, named by decoder.model, can be taught to correct alone")
+    return _run(_correction_config(config, base), hooks, resume_run, base)
+
+
+def _updated(config: Config, **sections: dict) -> Config:
+    parts = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    return config.model_copy(update=parts)
+
+
+def _correction_config(config: Config, base: Path) -> Config:
+    """The configuration of the second run: from the checkpoint that the first one left, at rates of its own."""
+    correction, adapter = config.train.correction, read_info(base).adapter
+    decoder_rate, adapter_rate = config.train.learning_rates(config.decoder.scratch is not None)
+    settings = {
+        "epochs": correction.epochs,
+        "max_minutes": correction.max_minutes,
+        "learning_rate": correction.learning_rate or decoder_rate,
+        "adapter_learning_rate": correction.adapter_learning_rate or adapter_rate,
+    }
+    new = _updated(config, train=settings, adapter={"kind": adapter.kind, "tokens": adapter.tokens})
+    return new.model_copy(update={"decoder": DecoderConfig(model=str(base))})
+
+
+def _run(config: Config, hooks: Hooks, resume_run: bool, base: Path | None = None) -> TrainResult:
+    output = Path(config.output)
+    run = _prepare(config, hooks, resume_run, base)
     weights = sum(weight.numel() for weight in run.inverter.parameters())
-    size = f"{weights / 1e6:.1f}M weights, {len(run.train_split):,} texts, {run.total_steps:,} steps"
-    log.info(f"training on {run.accelerator.device}: {size}")
+    size = f"{weights / 1e6:.1f}M weights, {len(run.examples[-1]):,} {'texts' if base is None else 'hypotheses'}, {run.total_steps:,} steps"
+    log.info(f"training{'' if base is None else ' the correction'} on {run.accelerator.device}: {size}")
     if resume_run:
         _check_encoder(output, run)
         run.progress = resume.load_state(run.accelerator, output, run.signature)
         log.info(f"resumed at step {run.progress.step:,}, after {run.progress.seconds / 60:.1f} minutes of training")
-    elif run.accelerator.is_main_process:
+    elif run.accelerator.is_main_process and base is None:
         resume.drop_state(output)
     run.accelerator.wait_for_everyone()
     with hooks.stoppable() as should_stop:
@@ -82,34 +130,57 @@ def _check_encoder(output: Path, run: Run) -> None:
         raise RequestError(f"{output}: the run there had {'an encoder' if before else 'vectors from elsewhere'}; --overwrite starts anew")
 
 
-def _prepare(config: Config, hooks: Hooks) -> Run:
+def _prepare(config: Config, hooks: Hooks, resume_run: bool, base: Path | None) -> Run:
     set_seed(config.seed)
     accelerator = _accelerator(config)
     corpus = read_corpus(config.data, config.seed)
     scratch = config.decoder.scratch
     # Encoder and decoder are opened before anything is embedded, so that a name that cannot be had is told at once.
     encoder = _open_encoder(config, str(accelerator.device))
+    if config.train.correction is not None and encoder is None:
+        raise RequestError("train.correction embeds what the inverter writes: name the encoder of data.vectors with encoder.model")
     lm, tokenizer = scratch_lm(scratch, corpus.train.texts) if scratch else load_lm(config.decoder)
     vectors = corpus_vectors(config.data, corpus, encoder, hooks.track)
     identity = encoder.identity if encoder else None
-    del encoder  # its memory is wanted for training
-    gc.collect()
 
     adapter = _adapter(config, vectors, corpus.train.rows, lm, identity)
     inverter = Inverter(lm, adapter)
     train_split = _tokenized(corpus.train, tokenizer, inverter.n_positions, "training")
     held_out = _tokenized(_sampled(corpus.held_out, config.seed), tokenizer, inverter.n_positions, "held-out")
+    examples = [Examples(train_split, vectors)]
+    measured = [Examples(held_out, vectors)] if len(held_out) else []
+    if base is not None:
+        checkpoint = Checkpoint(base, inverter.to(accelerator.device).eval(), tokenizer, read_info(base))
+        kept = _tokenized(_kept(config, corpus, checkpoint.info), tokenizer, inverter.n_positions, "kept")
+        folder = Path(config.output) / resume.FOLDER
+        splits = {folder / "hypotheses.jsonl": kept} | ({folder / "held_out.jsonl": held_out} if measured else {})
+        if not resume_run and accelerator.is_main_process:
+            if base != Path(config.output):  # where both runs share the folder, the first one's state stays until the second has its own
+                resume.drop_state(Path(config.output))
+            for path, split in splits.items():
+                count = config.train.correction.hypotheses if split is kept else 1
+                write_hypotheses(path, checkpoint, encoder, split, vectors, count, config.seed, hooks.track)
+        accelerator.wait_for_everyone()
+        pairs = [read_hypotheses(path, split, vectors, tokenizer, inverter.n_correction_positions) for path, split in splits.items()]
+        if not len(pairs[0]):
+            raise RequestError("train.correction: no wrong hypothesis for the texts kept for it; raise train.correction.texts")
+        inverter.difference = _difference(pairs[0], adapter).to(accelerator.device)
+        examples, measured = examples + pairs[:1], measured + pairs[1:]
+    del encoder  # its memory is wanted for training
+    gc.collect()
     if config.train.gradient_checkpointing:
         # transformers renames it on the way to version 6
         enable = "activation_checkpointing_enable" if hasattr(lm, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
         getattr(lm, enable)()
 
-    groups = [{"name": "decoder", "params": list(lm.parameters())}, {"name": "adapter", "params": list(adapter.parameters())}]
+    of_adapters = [weight for name, weight in inverter.named_parameters() if not name.startswith("lm.")]
+    groups = [{"name": "decoder", "params": list(lm.parameters())}, {"name": "adapter", "params": of_adapters}]
     # The loop sets rates and decay. Fused is the fastest where there is an implementation.
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=fused)
     model, optimizer = accelerator.prepare(inverter, optimizer)
-    return Run(config, hooks, accelerator, corpus, train_split, held_out, vectors, identity, inverter, model, optimizer, tokenizer)
+    info = read_info(base) if base is not None else None
+    return Run(config, hooks, accelerator, corpus, examples, measured, identity, inverter, model, optimizer, tokenizer, info)
 
 
 def _open_encoder(config: Config, device: str):
@@ -133,7 +204,9 @@ def _accelerator(config: Config) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    # A batch without hypotheses leaves the adapter of differences without gradients.
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if config.train.correction else []
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
 
 
 def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity: EncoderIdentity | None) -> Adapter:
@@ -150,13 +223,31 @@ def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity
             log.info(
                 f"going on with the adapter of {folder}; what is held out now may have been trained on there, unless texts and seed agree"
             )
-            return load_adapter(folder, info, embedding.shape[1])
+            return load_adapters(folder, info, embedding.shape[1])[0]
         log.info(f"the adapter of {folder} is {info.adapter.kind} x {info.adapter.tokens}: a new one is trained")
     adapter = ADAPTERS[config.adapter.kind](vectors.shape[1], embedding.shape[1], config.adapter.tokens)
     mean, scale = statistics(vectors, rows)
     adapter.set_statistics(torch.from_numpy(mean), torch.from_numpy(scale))
     adapter.match_scale(UNTRAINED_SCALE if config.decoder.scratch else embedding.detach().std().item())
     return adapter
+
+
+def _kept(config: Config, corpus: Corpus, base: CheckpointInfo) -> Split:
+    """The texts that the inverter was not trained on, without those that stay held out."""
+    kept = kept_for_correction(corpus, config.data.held_out, config.train.correction.texts, config.seed)
+    if base.data.sha256 != corpus.sha256 or base.data.held_out < len(corpus.held_out) + len(kept):
+        log.warning("the inverter may know the texts kept for its correction: what it makes of them is better than what it makes of others")
+    return kept
+
+
+def _difference(pairs: Examples, adapter: Adapter) -> Adapter:
+    """A new adapter, of the kind and scale of the other, for what the vectors of hypotheses lack."""
+    difference = ADAPTERS[adapter.kind](adapter.dim, adapter.hidden, adapter.tokens)
+    lacking = pairs.vectors[pairs.split.rows] - pairs.hypothesis_vectors
+    difference.set_statistics(*(torch.from_numpy(part) for part in statistics(lacking, np.arange(len(lacking)))))
+    if isinstance(adapter, Learned):
+        difference.match_scale(adapter.gain.item())
+    return difference
 
 
 def _sampled(held_out: Split, seed: int) -> Split:

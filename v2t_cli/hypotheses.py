@@ -1,0 +1,66 @@
+"""Hypotheses for training the correction: what the inverter makes of vectors, with the vectors of what it made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from v2t_cli.checkpoint import Checkpoint
+from v2t_cli.config import DecodeConfig
+from v2t_cli.console import Track
+from v2t_cli.dataset import Split
+from v2t_cli.decoding import decode
+from v2t_cli.encoder import Encoder, embed
+from v2t_cli.examples import Examples
+from v2t_cli.files import replacing
+from v2t_cli.lm import tokenize
+from v2t_cli.search import resolve_search
+from v2t_cli.vectors import write_vectors
+
+CHUNK = 4096  # vectors that are decoded between two reports of progress
+
+
+def write_hypotheses(
+    path: Path, checkpoint: Checkpoint, encoder: Encoder, split: Split, vectors: np.ndarray, count: int, seed: int, track: Track
+) -> None:
+    """Write at most `count` wrong texts for each text of the split: what the checkpoint makes of its vector, sampled.
+
+    One line [position in the split, text] each, in JSON, and beside it, as .npy, the vectors of these texts.
+    """
+    settings = DecodeConfig(quality="fast", strategy="sample", beams=count, candidates=count)
+    search = replace(resolve_search(settings), max_new_tokens=checkpoint.info.lengths.max_tokens)
+    chunks = (np.asarray(vectors[split.rows[start : start + CHUNK]], dtype=np.float32) for start in range(0, len(split), CHUNK))
+    wrong = []
+    with track("making hypotheses", len(split)) as advance:
+        for row in decode(checkpoint, chunks, search, seed=seed):
+            texts = [candidate.text for candidate in row.candidates]
+            wrong += [(row.index, text) for text in texts if text and text != split.texts[row.index]]
+            advance(1)
+    with replacing(path) as stream:
+        stream.writelines((json.dumps(it, ensure_ascii=False) + "\n").encode() for it in wrong)
+    with track("embedding hypotheses", len(wrong)) as advance, write_vectors(str(path.with_suffix(".npy")), vectors.shape[1]) as writer:
+        for chunk in embed(encoder, (text for _, text in wrong)):
+            writer.write(chunk)
+            advance(len(chunk))
+
+
+def read_hypotheses(path: Path, split: Split, vectors: np.ndarray, tokenizer, limit: int | None) -> Examples:
+    """The texts of the split, each once for every hypothesis that was written for it, but those that do not fit.
+
+    limit: tokens of both together that the decoder has room for; None for no limit.
+    """
+    lines = list(_lines(path))
+    owners = np.array([i for i, _ in lines], dtype=np.int64)
+    ids = tokenize(tokenizer, [text for _, text in lines])
+    of_hypotheses = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    fits = np.array([j for j, row in enumerate(ids) if limit is None or len(row) + len(split.ids[owners[j]]) <= limit], dtype=np.int64)
+    return Examples(split.keep(owners[fits]), vectors, [ids[j] for j in fits], of_hypotheses[fits])
+
+
+def _lines(path: Path) -> Iterator[list]:
+    with open(path, encoding="utf-8", newline="\n") as stream:
+        yield from map(json.loads, stream)
