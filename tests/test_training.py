@@ -71,17 +71,17 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, texts_file, labse):
 
 def test_accumulated_small_batches_are_one_large_batch(tmp_path, texts_file, labse):
     """Token for token, although the small batches hold different numbers of tokens."""
-    from v2t_cli import loop
+    from v2t_cli import plan
 
     sizes = {"large": ("train.batch_size=16",), "small": ("train.batch_size=4", "train.gradient_accumulation=4")}
-    bucketed = loop.bucketed
+    bucketed = plan.bucketed
     with pytest.MonkeyPatch.context() as patch:
 
         def same_order(lengths, batch_size, rng):
             rows = np.concatenate(bucketed(lengths, 16, rng))
             return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
 
-        patch.setattr(loop, "bucketed", same_order)
+        patch.setattr(plan, "bucketed", same_order)
         for name, sets in sizes.items():
             train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", *sets))
     assert_same_weights(tmp_path / "large", tmp_path / "small", rtol=0, atol=1e-4)
@@ -161,7 +161,7 @@ def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
     assert steps[0].loss > steps[-1].loss and steps[-1].fraction == 1
     assert [report.step for report in evaluations] == [20, 40, 60]
     assert len(evaluations[0].samples) == 3
-    assert evaluations[-1].loss == pytest.approx(read_info(tmp_path / "out").held_out.loss)
+    assert evaluations[-1].scores.loss == pytest.approx(read_info(tmp_path / "out").held_out.loss)
     states = [path.name for path in (tmp_path / "out" / ".resume").iterdir()]
     assert states == ["step-000000060"], "one state, the newest"
 

@@ -132,7 +132,9 @@ class DecodeConfig(Section):
     rerank: bool | None = None
     logprob_weight: float = Field(0.003, ge=0)
     rounds: int | None = Field(None, ge=0)
-    width: int = Field(3, ge=1)
+    width: int | None = Field(None, ge=1)
+    rewrites: int = Field(8, ge=0)
+    edits: int | None = Field(None, ge=0)
     encoder_calls: int = Field(4000, ge=0)
     until_cosine: float = Field(0.9999, gt=0, le=1)
     candidates: int = Field(1, ge=1)

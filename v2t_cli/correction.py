@@ -25,11 +25,9 @@ from v2t_cli.model import Hypotheses, Inverter, pad
 from v2t_cli.scoring import logit_batches, score
 from v2t_cli.search import Search
 
-REWRITES = 8  # of a hypothesis, by beam search
 TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
 LENDERS = 24  # other candidates that lend their words
 BORROWED = 12  # words that a text borrows at most
-EDITS = 250  # single edits of a hypothesis that are embedded
 PAIRS = 60  # pairs of them
 PAIRED = 24  # the best single edits, of which pairs are made
 KEPT = 8  # texts a vector and round that are kept as candidates
@@ -83,6 +81,7 @@ class Corrector:
 
     def __init__(self, inverter: Inverter, tokenizer, encoder: Encoder, search: Search):
         self.inverter, self.tokenizer, self.encoder, self.search = inverter, tokenizer, encoder, search
+        self._rewrites = search.rewrites if inverter.difference is not None else 0
         self._surfaces: dict[int, str] = {}
         # Some tokenizers drop the blank of a token that stands first.
         self._anchor = tokenize(tokenizer, ["a"])[0][:-1]
@@ -95,6 +94,8 @@ class Corrector:
         Returns the number of texts that were embedded for each vector.
         """
         search = self.search
+        if not (self._rewrites or search.edits):
+            return [0] * len(rows)
         unit = unit_rows(vectors)
         target = torch.from_numpy(vectors).to(self.inverter.device)
         pools = [_Pool(row, {candidate.text for candidate in row}) for row in rows]
@@ -126,14 +127,17 @@ class Corrector:
         the decoder's, its own words in another order, and borrowed ones, in turn.
         """
         share = self._shares(hypotheses, pools)
-        rewritten = self._rewritten(hypotheses, target) if self.inverter.difference is not None else [[] for _ in hypotheses]
-        for hypothesis, of_tokens, texts in zip(hypotheses, self._token_edits(hypotheses, target), rewritten):
+        rewritten = self._rewritten(hypotheses, target) if self._rewrites else [[] for _ in hypotheses]
+        for hypothesis, texts in zip(hypotheses, rewritten):
+            hypothesis.rewritten = pools[hypothesis.row].unseen(texts, share[hypothesis.row])
+        if not self.search.edits:
+            return
+        for hypothesis, of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
             pool, text = pools[hypothesis.row], hypothesis.candidate.text
-            hypothesis.rewritten = pool.unseen(texts, share[hypothesis.row])
             borrowed = borrow(text, (other.text for other in pool.candidates[:LENDERS]), BORROWED)
             turns = zip_longest(of_tokens, rearrangements(text), borrowings(text, borrowed))
             mixed = (edit for turn in turns for edit in turn if edit is not None)
-            limit = min(EDITS, share[hypothesis.row] - len(hypothesis.rewritten))
+            limit = min(self.search.edits, share[hypothesis.row] - len(hypothesis.rewritten))
             hypothesis.edits, hypothesis.texts = pool.new(text, mixed, limit)
 
     def _rewritten(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[str]]:
@@ -148,7 +152,7 @@ class Corrector:
         vectors = torch.from_numpy(np.array([hypotheses[i].candidate.vector for i in fits])).to(device)
         read = Hypotheses(vectors, *pad([rows[i] for i in fits], self.tokenizer.pad_token_id, device, left=True))
         room = int(min(self.search.max_new_tokens, limit - max(len(rows[i]) for i in fits)))
-        search = replace(self.search, strategy="beam", beams=REWRITES, max_new_tokens=room)
+        search = replace(self.search, strategy="beam", beams=self.search.rewrites, max_new_tokens=room)
         owners = torch.tensor([hypotheses[i].row for i in fits], device=device)
         for i, found in zip(fits, generate(self.inverter, self.tokenizer, target[owners], search, read)):
             out[i] = [text for text, _ in found]

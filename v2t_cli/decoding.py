@@ -73,10 +73,11 @@ def decode(
             return list(zip(rows, calls.tolist()))
 
         for candidates, calls in batches.map(run, len(chunk)):
-            yield Row(index, candidates[: search.candidates], calls)
+            # Without their vectors: each is a view that keeps those of the whole batch in memory.
+            yield Row(index, [replace(candidate, vector=None) for candidate in candidates[: search.candidates]], calls)
             encoder_calls += calls
             index += 1
-    if corrector is not None and index:
+    if corrector is not None and index and encoder_calls:
         log.info(f"{encoder_calls / index:,.0f} texts re-embedded a vector")
 
 

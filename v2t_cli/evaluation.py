@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -64,6 +65,8 @@ class Evaluation:
     scores: TextScores
     quality: str
     strategy: str
+    milliseconds: float  # of decoding, a vector
+    encoder_calls: float  # texts that were re-embedded, a vector
     by_length: list[LengthClass]
     confidence: list[Band]
     nearest: TextScores | None  # the nearest training text instead of a generated one
@@ -105,16 +108,18 @@ def evaluate(
         if not known:
             raise RequestError("--train-texts: no texts but those that the run held out")
     losses, lengths = token_losses(checkpoint, texts, vectors)
-    best = []
+    rows = []
+    start = time.perf_counter()
     with track("decoding", len(texts)) as advance:
         for row in decode(checkpoint, [vectors], search, encoder, seed):
-            best.append(row.best)
+            rows.append(row)
             advance(1)
-    generated = [candidate.text for candidate in best]
+    milliseconds = 1000 * (time.perf_counter() - start) / len(texts)
+    generated = [row.best.text for row in rows]
     if encoder is None:
         cosines = None
     elif search.rerank:
-        cosines = np.array([candidate.cosine for candidate in best])
+        cosines = np.array([row.best.cosine for row in rows])
     else:
         cosines = row_cosine(encoder.encode(generated), vectors)
     loss = float(losses.sum() / lengths.sum())
@@ -125,7 +130,9 @@ def evaluate(
         loss_interval=ratio_interval(losses, lengths),
         scores=score_texts(generated, texts, cosines),
         quality=search.quality,
-        strategy=f"{search.strategy}, {search.beams} a vector" + _judged(search, encoder),
+        strategy=f"{search.strategy}, {search.beams} a vector" + (_judged(search, checkpoint) if encoder else ""),
+        milliseconds=milliseconds,
+        encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, generated, texts, cosines),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
         nearest=None if known is None else nearest_texts(encoder, known, texts, vectors, track),
@@ -133,8 +140,9 @@ def evaluate(
     )
 
 
-def _judged(search: Search, encoder: Encoder | None) -> str:
-    return "" if encoder is None or not search.rerank else ", re-ranked and corrected" if search.rounds else ", re-ranked"
+def _judged(search: Search, checkpoint: Checkpoint) -> str:
+    corrects = search.rounds and (search.edits or checkpoint.inverter.difference is not None)
+    return "" if not search.rerank else ", re-ranked and corrected" if corrects else ", re-ranked"
 
 
 def token_losses(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from v2t_cli import resume
-from v2t_cli.batching import bucketed
 from v2t_cli.checkpoint import save_checkpoint
 from v2t_cli.config import Config
 from v2t_cli.console import Track, log, silent
@@ -28,9 +27,8 @@ from v2t_cli.errors import V2TError
 from v2t_cli.examples import Examples
 from v2t_cli.info import AdapterInfo, CheckpointInfo, CorrectionInfo, DataInfo, DecoderInfo, LengthInfo, Scores, TrainingInfo
 from v2t_cli.model import Inverter
+from v2t_cli.plan import Batch, Plan
 from v2t_cli.texts import to_line
-
-Batch = tuple[Examples, np.ndarray]  # and positions among them
 
 LOG_STEPS = 20
 FINAL_LEARNING_RATE = 0.05  # of the peak
@@ -52,7 +50,7 @@ class EvalReport:
 
     step: int
     minutes: float
-    loss: float
+    scores: Scores
     samples: list[tuple[str, str]]  # source, generated
 
 
@@ -125,14 +123,14 @@ class Run:
 
     def __post_init__(self):
         self.progress.signature = self.signature
-        # An epoch goes through the last of the examples, beside as many of the first: nothing learned before is to be lost.
-        self._shares = [min(len(part), len(self.examples[-1])) for part in self.examples]
-        batches = sum(math.ceil(share / self.config.train.batch_size) for share in self._shares)
-        self.steps_per_epoch = math.ceil(batches / (self.config.train.gradient_accumulation * self.accelerator.num_processes))
-        self.total_steps = max(1, round(self.config.train.epochs * self.steps_per_epoch))
-        rates = self.config.train.learning_rates(self.config.decoder.scratch is not None)
+        settings = self.config.train
+        self._plan = Plan(
+            self.examples, settings.batch_size, settings.gradient_accumulation * self.accelerator.num_processes, self.config.seed
+        )
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        rates = settings.learning_rates(self.config.decoder.scratch is not None)
         self._peaks = dict(zip(("decoder", "adapter"), rates))
-        self._plan: tuple[int, list] = (-1, [])
 
     @property
     def signature(self) -> str:
@@ -216,25 +214,10 @@ class Run:
         return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * down
 
     def _group(self) -> list[Batch]:
-        """The micro-batches of the current step, of all processes. The plan of an epoch follows from seed and epoch alone."""
-        epoch, position = divmod(self.progress.step, self.steps_per_epoch)
-        if self._plan[0] != epoch:
-            self._plan = epoch, self._batches(np.random.default_rng([self.config.seed, epoch]))
-        batches = self._plan[1]
-        size = self.config.train.gradient_accumulation * self.accelerator.num_processes
-        group = batches[position * size : (position + 1) * size]
-        # Every process needs a batch, also where the epoch's last step has too few.
-        short = max(0, self.accelerator.num_processes - len(group))
-        return group + [batches[i % len(batches)] for i in range(short)]
-
-    def _batches(self, rng: np.random.Generator) -> list[Batch]:
-        batches = []
-        for part, share in zip(self.examples, self._shares):
-            chosen = np.arange(len(part)) if share == len(part) else rng.permutation(len(part))[:share]
-            batches += [(part, chosen[batch]) for batch in bucketed(part.sizes[chosen], self.config.train.batch_size, rng)]
-        if len(self.examples) > 1:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-        return batches
+        """The micro-batches of the current step, of all processes: each needs one, also where an epoch's last step has too few."""
+        group = self._plan.step(self.progress.step)
+        missing = max(0, self.accelerator.num_processes - len(group))
+        return group + [group[i % len(group)] for i in range(missing)]
 
     def _step(self, fraction: float) -> tuple[torch.Tensor, int]:
         """One optimizer step. Returns the summed loss of this process's texts, in nats, and their tokens."""
@@ -265,7 +248,7 @@ class Run:
         """Score the held-out texts, show some pairs, and report both."""
         scores = self._scores()
         if scores is not None and self.accelerator.is_main_process:
-            report = EvalReport(self.progress.step, self.progress.seconds / 60, scores.loss, self._samples())
+            report = EvalReport(self.progress.step, self.progress.seconds / 60, scores, self._samples())
             self.hooks.evaluation(report)
         return scores
 

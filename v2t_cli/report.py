@@ -20,7 +20,9 @@ def evaluation_tables(result: Evaluation) -> str:
     # Rendered to a string, since rich turns a closed pipe into an exit code of its own.
     console = Console(file=io.StringIO(), highlight=False, markup=False, emoji=False, width=shutil.get_terminal_size().columns)
     scores = result.scores
-    console.print(f"{scores.n:,} texts, quality {result.quality} ({result.strategy})", soft_wrap=True)
+    console.print(
+        f"{scores.n:,} texts, quality {result.quality} ({result.strategy}): {result.milliseconds:,.0f} ms a vector", soft_wrap=True
+    )
     baseline = [] if result.nearest is None else ["nearest training text"]
     rows = [["loss, nats per token", f"{result.loss:.3f}", "{:.3f} - {:.3f}".format(*result.loss_interval), *([""] * len(baseline))]]
     rows.append(["perplexity", f"{result.perplexity:.2f}", "", *([""] * len(baseline))])
@@ -88,6 +90,8 @@ class StepPrinter:
 
 
 def print_held_out(report: EvalReport) -> None:
-    log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {report.loss:.4f} nats a token")
+    scores = report.scores
+    corrected = "" if scores.correction_loss is None else f", {scores.correction_loss:.4f} with a hypothesis"
+    log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {scores.loss:.4f} nats a token{corrected}")
     for source, generated in report.samples:
         log.info(f"  {to_line(source)} ==> {generated}")

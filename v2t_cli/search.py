@@ -9,9 +9,9 @@ from v2t_cli.config import DecodeConfig, Quality, Strategy
 from v2t_cli.errors import RequestError
 
 PRESETS = {
-    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 0},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 8},
+    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0, "width": 1, "edits": 0},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 2, "width": 1, "edits": 0},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 8, "width": 3, "edits": 250},
 }
 
 
@@ -25,7 +25,9 @@ class Search:
     rerank: bool
     logprob_weight: float
     rounds: int  # of correction
-    width: int
+    width: int  # texts a vector that are corrected in a round
+    rewrites: int  # of each by the decoder, and
+    edits: int  # of each, at most
     encoder_calls: int
     until_cosine: float
     candidates: int

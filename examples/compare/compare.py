@@ -1,0 +1,70 @@
+"""Train the configurations of this folder for the same time and compare what comes back.
+
+    python examples/compare/compare.py TRAIN.txt HELD_OUT.txt --minutes 20 --rows peers
+
+They differ in adapter and decoding: rows of the same adapter share a training, and one that is finished in runs/compare is
+not repeated.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from v2t_cli.config import load_config
+
+HERE = Path(__file__).parent
+# Name of the row, configuration, settings of the training, settings of the decoding.
+PEERS = [
+    ("the original: zero_pad, sampled", "original", [], []),
+    ("GEIA: linear, 5 beams", "geia", [], []),
+    ("vec2text's first stage: mlp x 16, greedy", "vec2text", [], []),
+    ("the same, 8 beams re-ranked", "vec2text", [], ["decode.quality=balanced"]),
+    ("v2t fast: linear, greedy", "v2t", [], ["decode.quality=fast"]),
+    ("v2t balanced: linear, 8 beams re-ranked", "v2t", [], []),
+    ("v2t best: linear, 32 beams, corrected", "v2t", [], ["decode.quality=best"]),
+]
+SHAPES = [("zero_pad", 1), *((kind, tokens) for kind in ("linear", "mlp") for tokens in (1, 2, 4))]
+ADAPTERS = [(f"{kind} x {tokens}", "v2t", [f"adapter={{kind: {kind}, tokens: {tokens}}}"], []) for kind, tokens in SHAPES]
+
+
+def v2t(*arguments: str) -> str:
+    return subprocess.run([sys.executable, "-m", "v2t_cli", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def sets(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", help="training texts, one a line")
+    parser.add_argument("held_out", help="texts to measure on, none of them among the training texts")
+    parser.add_argument("--minutes", type=float, default=20, help="of training, each")
+    parser.add_argument("--rows", choices=("peers", "adapters"), default="peers")
+    parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows, from 0")
+    arguments = parser.parse_args()
+    print("| | loss | exact match | BLEU | chrF | cosine | ms a vector |\n|---|---|---|---|---|---|---|")
+    rows = {"peers": PEERS, "adapters": ADAPTERS}[arguments.rows]
+    for number in range(len(rows)) if arguments.only is None else arguments.only:
+        name, config, training, decoding = rows[number]
+        adapter = load_config(HERE / f"{config}.yaml", training).adapter
+        folder = Path("runs/compare") / f"{adapter.kind}-{adapter.tokens}-{arguments.minutes:g}min"
+        common = ["--config", str(HERE / f"{config}.yaml"), *sets([f"output={folder}", f"data.texts={arguments.train}"])]
+        if not finished(folder):
+            v2t("train", *common, *sets([f"train.max_minutes={arguments.minutes}", *training]), "--overwrite")
+        found = json.loads(v2t("eval", *common, *sets(decoding), "--texts", arguments.held_out, "--json"))
+        low, high = found["intervals"]["exact_match"]
+        exact = f"{found['exact_match']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+        scores = f"{found['bleu']:.1f} | {found['chrf']:.1f} | {found['cosine']:.3f} | {found['milliseconds']:.0f}"
+        print(f"| {name} | {found['loss']:.3f} | {exact} | {scores} |", flush=True)
+
+
+def finished(folder: Path) -> bool:
+    info = folder / "v2t.json"
+    return info.exists() and json.loads(info.read_text(encoding="utf-8"))["training"]["finished"]
+
+
+if __name__ == "__main__":
+    main()
