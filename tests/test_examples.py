@@ -59,7 +59,7 @@ def test_texts_are_what_the_script_makes():
 
 def test_quickstart_shows_pairs_and_a_table(quickstart):
     folder, done = quickstart
-    assert len(re.findall(r"^.+  \|  .*  \|  -?[01]\.\d+$", done.stdout, re.MULTILINE)) == 40
+    assert len(re.findall(r"^.+  \|  .*  \|  -?[01]\.\d+$", done.stdout, re.MULTILINE)) == 20 + 40
     assert "exact match" in done.stdout
     assert (folder / "quickstart" / "checkpoint" / "v2t.json").exists()
 

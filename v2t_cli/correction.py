@@ -1,16 +1,18 @@
 """Correction: better texts for a vector, proposed by decoder and candidates, judged by re-embedding.
 
 Rounds of hill climbing on several hypotheses of a vector at once. A decoder that learned to correct rewrites each of
-them, as a whole; and each is edited, by what the decoder would have put in a token's place and by the words of other
-candidates. What an edit does to a text's vector is nearly the same beside another edit: pairs are chosen by the sum of
-what their parts did, before any of them is embedded.
+them, as a whole. Where that brings a vector no further, they are edited: by what the decoder would have put in a token's
+place and by the words of other candidates. What an edit does to a text's vector is nearly the same beside another edit:
+pairs are chosen by the sum of what their parts did, before any of them is embedded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain, zip_longest
+from itertools import chain, repeat, zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,16 +37,17 @@ KEPT = 8  # texts a vector and round that are kept as candidates
 
 @dataclass
 class _Pool:
-    """What is known of one vector."""
+    """What is known of one vector. rewritten, edited: the texts whose rewrites and edits are known already."""
 
     candidates: list[Candidate]
     seen: set[str]
-    expanded: set[str] = field(default_factory=set)
+    rewritten: set[str] = field(default_factory=set)
+    edited: set[str] = field(default_factory=set)
     calls: int = 0
 
     def unseen(self, texts: Iterable[str], limit: int) -> list[str]:
         """The first texts that nobody has seen, at most `limit`; they count as seen from now on."""
-        new = [text for text in dict.fromkeys(texts) if text and text not in self.seen][:limit]
+        new = [text for text in dict.fromkeys(texts) if text and text not in self.seen][: max(0, limit)]
         self.seen.update(new)
         return new
 
@@ -62,18 +65,14 @@ class _Pool:
         return kept, texts
 
 
-@dataclass
-class _Hypothesis:
-    """A text under correction: the row of its vector, how the decoder rewrote it, and its edits with what they make of it."""
+class _Hypothesis(NamedTuple):
+    """A text under correction, and the row of its vector."""
 
     row: int
     candidate: Candidate
-    rewritten: list[str] = field(default_factory=list)
-    edits: list[Edit] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
 
 
-_Found = tuple[float, str, np.ndarray]  # cosine, text, its vector
+_Found = tuple[int, float, str, np.ndarray]  # row of the vector, cosine, text, its own vector
 
 
 class Corrector:
@@ -81,69 +80,72 @@ class Corrector:
 
     def __init__(self, inverter: Inverter, tokenizer, encoder: Encoder, search: Search):
         self.inverter, self.tokenizer, self.encoder, self.search = inverter, tokenizer, encoder, search
-        self._rewrites = search.rewrites if inverter.difference is not None else 0
+        self.rewrites = search.rewrites if inverter.difference is not None else 0
         self._surfaces: dict[int, str] = {}
         # Some tokenizers drop the blank of a token that stands first.
         self._anchor = tokenize(tokenizer, ["a"])[0][:-1]
 
     def correct(self, vectors: np.ndarray, rows: list[list[Candidate]]) -> list[int]:
-        """Add better texts to the ranked candidates of each vector, and rank them anew.
+        """Add better texts to the ranked and re-embedded candidates of each vector, and rank them anew.
 
         vectors: float32 (len(rows), dim). Ends for a vector when a candidate reaches search.until_cosine, when its best
-        search.width candidates have all been edited, and after search.rounds rounds or search.encoder_calls texts.
+        search.width candidates have all been corrected, and after search.rounds rounds or search.encoder_calls texts.
         Returns the number of texts that were embedded for each vector.
         """
         search = self.search
-        if not (self._rewrites or search.edits):
-            return [0] * len(rows)
         unit = unit_rows(vectors)
         target = torch.from_numpy(vectors).to(self.inverter.device)
         pools = [_Pool(row, {candidate.text for candidate in row}) for row in rows]
         for _ in range(search.rounds):
-            hypotheses = self._choose(pools)
-            if not hypotheses:
+            best = {row: pool.candidates[0] for row, pool in enumerate(pools) if pool.candidates[0].cosine < search.until_cosine}
+            rewriting = self._choose(pools, best, lambda pool: pool.rewritten) if self.rewrites else []
+            self._add(self._rewrite(rewriting, target, unit, pools), target, pools)
+            # Edits cost many more texts than rewrites: they are for those that rewrites brought no further.
+            stuck = [row for row, candidate in best.items() if pools[row].candidates[0] is candidate]
+            editing = self._choose(pools, stuck, lambda pool: pool.edited) if search.edits else []
+            self._add(self._edit(editing, target, unit, pools), target, pools)
+            if not rewriting and not editing:
                 break
-            self._propose(hypotheses, target, pools)
-            found = self._embed(hypotheses, unit, pools)
-            self._keep(found, target, pools)
-            for pool in pools:
-                rank(pool.candidates, search.logprob_weight, search.until_cosine)
         return [pool.calls for pool in pools]
 
-    def _choose(self, pools: list[_Pool]) -> list[_Hypothesis]:
-        """The best candidates that were not edited yet, of the vectors that are not done."""
+    def _choose(self, pools: list[_Pool], rows: Iterable[int], done: Callable[[_Pool], set[str]]) -> list[_Hypothesis]:
+        """The best candidates of these rows that were not corrected yet, as many as there are texts left to embed."""
         chosen = []
-        for row, pool in enumerate(pools):
-            if pool.candidates[0].cosine >= self.search.until_cosine:
-                continue
-            for candidate in pool.candidates[: min(self.search.width, self.search.encoder_calls - pool.calls)]:
-                if candidate.text not in pool.expanded:
-                    pool.expanded.add(candidate.text)
+        for row in rows:
+            pool = pools[row]
+            for candidate in pool.candidates[: max(0, min(self.search.width, self.search.encoder_calls - pool.calls))]:
+                if candidate.text not in done(pool):
+                    done(pool).add(candidate.text)
                     chosen.append(_Hypothesis(row, candidate))
         return chosen
 
-    def _propose(self, hypotheses: list[_Hypothesis], target: Tensor, pools: list[_Pool]) -> None:
-        """Fill in what is to be embedded of each hypothesis: first how the decoder rewrites it, then its edits:
-        the decoder's, its own words in another order, and borrowed ones, in turn.
-        """
+    def _shares(self, hypotheses: list[_Hypothesis], pools: list[_Pool]) -> dict[int, int]:
+        """By row of the vector: how many texts may still be embedded for each of its hypotheses."""
+        counts = Counter(hypothesis.row for hypothesis in hypotheses)
+        return {row: (self.search.encoder_calls - pools[row].calls) // count for row, count in counts.items()}
+
+    def _vectors(self, groups: list[list[str]]) -> list[np.ndarray]:
+        """For each group of texts their vectors, (texts, dim), embedded together."""
+        vectors = embed_unique(self.encoder, list(chain.from_iterable(groups)))
+        return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
+
+    def _rewrite(self, hypotheses: list[_Hypothesis], target: Tensor, unit: np.ndarray, pools: list[_Pool]) -> list[_Found]:
+        """Each hypothesis as a decoder that learned to correct writes it anew."""
         share = self._shares(hypotheses, pools)
-        rewritten = self._rewritten(hypotheses, target) if self._rewrites else [[] for _ in hypotheses]
-        for hypothesis, texts in zip(hypotheses, rewritten):
-            hypothesis.rewritten = pools[hypothesis.row].unseen(texts, share[hypothesis.row])
-        if not self.search.edits:
-            return
-        for hypothesis, of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
-            pool, text = pools[hypothesis.row], hypothesis.candidate.text
-            borrowed = borrow(text, (other.text for other in pool.candidates[:LENDERS]), BORROWED)
-            turns = zip_longest(of_tokens, rearrangements(text), borrowings(text, borrowed))
-            mixed = (edit for turn in turns for edit in turn if edit is not None)
-            limit = min(self.search.edits, share[hypothesis.row] - len(hypothesis.rewritten))
-            hypothesis.edits, hypothesis.texts = pool.new(text, mixed, limit)
+        groups = [
+            pools[hypothesis.row].unseen(texts, share[hypothesis.row])
+            for hypothesis, texts in zip(hypotheses, self._rewritten(hypotheses, target))
+        ]
+        found: list[_Found] = []
+        for (row, _), texts, vectors in zip(hypotheses, groups, self._vectors(groups)):
+            pools[row].calls += len(texts)
+            found += zip(repeat(row), (unit_rows(vectors) @ unit[row]).tolist(), texts, vectors)
+        return found
 
     def _rewritten(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[str]]:
-        """What the decoder, which learned to correct, writes after each hypothesis, the likeliest first."""
+        """What the decoder writes after each hypothesis, the likeliest first; nothing where there is no room."""
         out: list[list[str]] = [[] for _ in hypotheses]
-        rows = tokenize(self.tokenizer, [hypothesis.candidate.text for hypothesis in hypotheses])
+        rows = tokenize(self.tokenizer, [candidate.text for _, candidate in hypotheses])
         limit = self.inverter.n_correction_positions or np.inf
         fits = [i for i, row in enumerate(rows) if len(row) < limit]
         if not fits:
@@ -152,18 +154,50 @@ class Corrector:
         vectors = torch.from_numpy(np.array([hypotheses[i].candidate.vector for i in fits])).to(device)
         read = Hypotheses(vectors, *pad([rows[i] for i in fits], self.tokenizer.pad_token_id, device, left=True))
         room = int(min(self.search.max_new_tokens, limit - max(len(rows[i]) for i in fits)))
-        search = replace(self.search, strategy="beam", beams=self.search.rewrites, max_new_tokens=room)
+        search = replace(self.search, strategy="beam", beams=self.rewrites, max_new_tokens=room)
         owners = torch.tensor([hypotheses[i].row for i in fits], device=device)
         for i, found in zip(fits, generate(self.inverter, self.tokenizer, target[owners], search, read)):
             out[i] = [text for text, _ in found]
         return out
 
-    def _shares(self, hypotheses: list[_Hypothesis], pools: list[_Pool]) -> dict[int, int]:
-        """By row of the vector: how many texts may still be embedded for each of its hypotheses."""
-        counts: dict[int, int] = {}
-        for hypothesis in hypotheses:
-            counts[hypothesis.row] = counts.get(hypothesis.row, 0) + 1
-        return {row: (self.search.encoder_calls - pools[row].calls) // count for row, count in counts.items()}
+    def _edit(self, hypotheses: list[_Hypothesis], target: Tensor, unit: np.ndarray, pools: list[_Pool]) -> list[_Found]:
+        """Each hypothesis with single edits, and with the most promising pairs of them."""
+        share = self._shares(hypotheses, pools)
+        singles = []
+        for (row, candidate), of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
+            # In turn: the decoder's edits, the text's own words in another order, borrowed ones.
+            borrowed = borrow(candidate.text, (other.text for other in pools[row].candidates[:LENDERS]), BORROWED)
+            turns = zip_longest(of_tokens, rearrangements(candidate.text), borrowings(candidate.text, borrowed))
+            mixed = (edit for turn in turns for edit in turn if edit is not None)
+            singles.append(pools[row].new(candidate.text, mixed, min(self.search.edits, share[row])))
+        found: list[_Found] = []
+        pairs = []
+        for (row, candidate), (edits, texts), vectors in zip(hypotheses, singles, self._vectors([texts for _, texts in singles])):
+            cosines = unit_rows(vectors) @ unit[row]
+            found += zip(repeat(row), cosines.tolist(), texts, vectors)
+            promising = _pairs(edits, vectors, cosines, candidate.vector, unit[row])
+            pairs.append(pools[row].new(candidate.text, promising, min(PAIRS, share[row] - len(texts)))[1])
+            pools[row].calls += len(texts) + len(pairs[-1])
+        for (row, _), texts, vectors in zip(hypotheses, pairs, self._vectors(pairs)):
+            found += zip(repeat(row), (unit_rows(vectors) @ unit[row]).tolist(), texts, vectors)
+        return found
+
+    def _add(self, found: list[_Found], target: Tensor, pools: list[_Pool]) -> None:
+        """Make candidates of the nearest texts of each vector, with their log-probability, which only they are worth."""
+        nearest: dict[int, list[_Found]] = {}
+        for it in sorted(found, key=lambda it: -it[1]):
+            if len(nearest.setdefault(it[0], [])) < KEPT:
+                nearest[it[0]].append(it)
+        kept = list(chain.from_iterable(nearest.values()))
+        ids = tokenize(self.tokenizer, [text for _, _, text, _ in kept])
+        limit = self.inverter.n_positions or np.inf
+        kept, ids = [it for it, row in zip(kept, ids) if len(row) <= limit], [row for row in ids if len(row) <= limit]
+        owners = np.array([row for row, *_ in kept], dtype=np.int64)
+        logprobs = score(self.inverter, target, ids, owners, self.tokenizer.pad_token_id)
+        for (row, cosine, text, vector), logprob in zip(kept, logprobs.tolist()):
+            pools[row].candidates.append(Candidate(text, logprob, cosine, vector.copy()))
+        for row in nearest:
+            rank(pools[row].candidates, self.search.logprob_weight, self.search.until_cosine)
 
     def _token_edits(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[Edit]]:
         """For each hypothesis its tokens replaced, inserted and deleted, by the log-probability that the decoder gives
@@ -219,41 +253,6 @@ class Corrector:
             new = both[len(before) :]
             self._surfaces[token] = new if new.isprintable() and new.strip() and "\ufffd" not in new else ""
         return self._surfaces[token]
-
-    def _embed(self, hypotheses: list[_Hypothesis], unit: np.ndarray, pools: list[_Pool]) -> dict[int, list[_Found]]:
-        """By row of the vector: every rewritten and edited text and the most promising pairs of edits."""
-        share = self._shares(hypotheses, pools)
-        found: dict[int, list[_Found]] = {hypothesis.row: [] for hypothesis in hypotheses}
-        pairs = []
-        singles = self._vectors([[*hypothesis.rewritten, *hypothesis.texts] for hypothesis in hypotheses])
-        for hypothesis, vectors in zip(hypotheses, singles):
-            cosines = unit_rows(vectors) @ unit[hypothesis.row]
-            texts = [*hypothesis.rewritten, *hypothesis.texts]
-            found[hypothesis.row] += zip(cosines.tolist(), texts, vectors)
-            limit = min(PAIRS, share[hypothesis.row] - len(texts))
-            edited = slice(len(hypothesis.rewritten), None)
-            promising = _pairs(hypothesis.edits, vectors[edited], cosines[edited], hypothesis.candidate.vector, unit[hypothesis.row])
-            pairs.append(pools[hypothesis.row].new(hypothesis.candidate.text, promising, limit)[1])
-            pools[hypothesis.row].calls += len(texts) + len(pairs[-1])
-        for hypothesis, texts, vectors in zip(hypotheses, pairs, self._vectors(pairs)):
-            found[hypothesis.row] += zip((unit_rows(vectors) @ unit[hypothesis.row]).tolist(), texts, vectors)
-        return found
-
-    def _vectors(self, groups: list[list[str]]) -> list[np.ndarray]:
-        """For each group of texts their vectors, (texts, dim), embedded together."""
-        vectors = embed_unique(self.encoder, list(chain.from_iterable(groups)))
-        return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
-
-    def _keep(self, found: dict[int, list[_Found]], target: Tensor, pools: list[_Pool]) -> None:
-        """Make candidates of the nearest texts of each vector: with their log-probability, which only they are worth."""
-        kept = [(row, *it) for row, texts in found.items() for it in sorted(texts, key=lambda it: -it[0])[:KEPT]]
-        ids = tokenize(self.tokenizer, [text for _, _, text, _ in kept])
-        limit = self.inverter.n_positions or np.inf
-        kept, ids = [it for it, row in zip(kept, ids) if len(row) <= limit], [row for row in ids if len(row) <= limit]
-        owners = np.array([row for row, *_ in kept], dtype=np.int64)
-        logprobs = score(self.inverter, target, ids, owners, self.tokenizer.pad_token_id)
-        for (row, cosine, text, vector), logprob in zip(kept, logprobs.tolist()):
-            pools[row].candidates.append(Candidate(text, logprob, cosine, vector))
 
 
 def _pairs(edits: list[Edit], vectors: np.ndarray, cosines: np.ndarray, own: np.ndarray, target: np.ndarray) -> Iterator[Edit]:
