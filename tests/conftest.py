@@ -161,10 +161,8 @@ def correcting(checkpoint, tmp_path_factory, labse, texts_file) -> Path:
     output = tmp_path_factory.mktemp("correcting") / "checkpoint"
     rates = ("train.learning_rate=3e-3", "train.adapter_learning_rate=1e-3")
     correction = "train.correction={texts: 0.3, hypotheses: 4, epochs: 10}"
-    config = tiny_config(
-        texts_file, labse, output, "train.epochs=0", correction, *rates, "decoder.scratch=null", f"decoder.model={checkpoint}"
-    )
-    train(config)
+    start = ("train.epochs=0", "decoder.scratch=null", f"decoder.model={checkpoint}", "data.source=written for the tests")
+    train(tiny_config(texts_file, labse, output, correction, *start, *rates))
     return output
 
 

@@ -392,6 +392,9 @@ def test_a_checkpoint_is_taught_to_correct(correcting, checkpoint, caplog):
     info, base = read_info(correcting), read_info(checkpoint)
     assert info.training == base.training and info.correction.finished
     assert read_info(checkpoint).correction is None, "the one it started from is left as it was"
+    card = (correcting / "README.md").read_text(encoding="utf-8")
+    assert f"learned to correct what it writes: from {info.correction.hypotheses:,} wrong texts" in card
+    assert "The texts: written for the tests." in card
 
 
 def test_correction_says_when_its_texts_are_known(tmp_path, texts_file, labse, checkpoint, caplog):

@@ -17,6 +17,14 @@ def model_card(info: CheckpointInfo) -> str:
             f"On {info.held_out.texts:,} held-out texts: {info.held_out.loss:.3f} nats a token "
             f"(perplexity {info.held_out.perplexity:.1f}). `v2t eval` gives the rest."
         )
+    corrected = ""
+    if info.correction:
+        part = info.correction
+        corrected = (
+            f"It also learned to correct what it writes: from {part.hypotheses:,} wrong texts ({part.epochs:.2f} epochs, "
+            f"{part.steps:,} steps, {part.minutes:.1f} minutes).\n"
+        )
+    source = f"The texts: {info.data.source}.\n" if info.data.source else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -33,5 +41,5 @@ adapter: {info.adapter.kind}, {info.adapter.tokens} prefix position(s).
 
 Trained on {info.data.texts - info.data.held_out:,} texts of {info.lengths.min_chars} to {info.lengths.max_chars} characters
 ({info.training.epochs:.2f} epochs, {info.training.steps:,} steps, {info.training.minutes:.1f} minutes). {scores}
-What it was not trained on, longer texts and other languages or kinds of text, it reads worse.
+{source}{corrected}What it was not trained on, longer texts and other languages or kinds of text, it reads worse.
 """

@@ -75,6 +75,7 @@ class AdapterConfig(Section):
 class DataConfig(Section):
     texts: str = "texts.txt"
     vectors: str | None = None
+    source: str | None = None
     min_chars: int = Field(2, ge=0)
     max_chars: int = Field(59, ge=1)
     held_out: float = Field(0.05, ge=0, lt=1)

@@ -36,6 +36,7 @@ class LengthInfo(BaseModel):
 
 class DataInfo(BaseModel):
     sha256: str
+    source: str | None = None
     texts: int
     held_out: int
 

@@ -292,7 +292,7 @@ class Run:
             "minutes": round(self.progress.seconds / 60, 2),
             "finished": finished,
         }
-        data = DataInfo(sha256=corpus.sha256, texts=len(corpus.texts), held_out=len(corpus.held_out))
+        data = DataInfo(sha256=corpus.sha256, source=config.data.source, texts=len(corpus.texts), held_out=len(corpus.held_out))
         if self.base is not None:
             correction = CorrectionInfo(hypotheses=len(self.examples[-1]), **part)
             return self.base.model_copy(update={"correction": correction, "data": data, "held_out": scores})

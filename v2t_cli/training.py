@@ -143,7 +143,7 @@ def _prepare(config: Config, hooks: Hooks, resume_run: bool, base: Path | None) 
     vectors = corpus_vectors(config.data, corpus, encoder, hooks.track)
     identity = encoder.identity if encoder else None
 
-    adapter = _adapter(config, vectors, corpus.train.rows, lm, identity)
+    adapter = _adapter(config, vectors, corpus.train.rows, lm, identity, known=base is not None)
     inverter = Inverter(lm, adapter)
     train_split = _tokenized(corpus.train, tokenizer, inverter.n_positions, "training")
     held_out = _tokenized(_sampled(corpus.held_out, config.seed), tokenizer, inverter.n_positions, "held-out")
@@ -159,6 +159,7 @@ def _prepare(config: Config, hooks: Hooks, resume_run: bool, base: Path | None) 
                 resume.drop_state(Path(config.output))
             for path, split in splits.items():
                 count = config.train.correction.hypotheses if split is kept else 1
+                log.info(f"making {count} hypotheses for each of {len(split):,} texts")
                 write_hypotheses(path, checkpoint, encoder, split, vectors, count, config.seed, hooks.track)
         accelerator.wait_for_everyone()
         pairs = [read_hypotheses(path, split, vectors, tokenizer, inverter.n_correction_positions) for path, split in splits.items()]
@@ -209,8 +210,11 @@ def _accelerator(config: Config) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
 
 
-def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity: EncoderIdentity | None) -> Adapter:
-    """A new adapter, or, where the decoder is one of our checkpoints, the one that it was trained with."""
+def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity: EncoderIdentity | None, known: bool) -> Adapter:
+    """A new adapter, or, where the decoder is one of our checkpoints, the one that it was trained with.
+
+    known: whether it is clear which texts that checkpoint was trained on.
+    """
     embedding = lm.get_input_embeddings().weight
     folder = Path(config.decoder.model)
     if config.decoder.scratch is None and is_checkpoint(folder):
@@ -220,9 +224,10 @@ def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity
         if info.encoder and identity:
             info.encoder.check(identity, f"the checkpoint {folder}")
         if (info.adapter.kind, info.adapter.tokens) == (config.adapter.kind, config.adapter.tokens):
-            log.info(
-                f"going on with the adapter of {folder}; what is held out now may have been trained on there, unless texts and seed agree"
-            )
+            if not known:
+                log.info(
+                    f"going on with the adapter of {folder}; what is held out now may have been trained on there, unless texts and seed agree"
+                )
             return load_adapters(folder, info, embedding.shape[1])[0]
         log.info(f"the adapter of {folder} is {info.adapter.kind} x {info.adapter.tokens}: a new one is trained")
     adapter = ADAPTERS[config.adapter.kind](vectors.shape[1], embedding.shape[1], config.adapter.tokens)
