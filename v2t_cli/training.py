@@ -160,7 +160,7 @@ def _prepare(config: Config, hooks: Hooks, resume_run: bool, base: Path | None) 
             for path, split in splits.items():
                 count = config.train.correction.hypotheses if split is kept else 1
                 log.info(f"making {count} hypotheses for each of {len(split):,} texts")
-                write_hypotheses(path, checkpoint, encoder, split, vectors, count, config.seed, hooks.track)
+                write_hypotheses(path, checkpoint, encoder, split, vectors, count, hooks.track)
         accelerator.wait_for_everyone()
         pairs = [read_hypotheses(path, split, vectors, tokenizer, inverter.n_correction_positions) for path, split in splits.items()]
         if not len(pairs[0]):
@@ -226,7 +226,8 @@ def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity
         if (info.adapter.kind, info.adapter.tokens) == (config.adapter.kind, config.adapter.tokens):
             if not known:
                 log.info(
-                    f"going on with the adapter of {folder}; what is held out now may have been trained on there, unless texts and seed agree"
+                    f"going on with the adapter of {folder}; what is held out now may have been trained on there, "
+                    "unless texts and seed agree"
                 )
             return load_adapters(folder, info, embedding.shape[1])[0]
         log.info(f"the adapter of {folder} is {info.adapter.kind} x {info.adapter.tokens}: a new one is trained")
