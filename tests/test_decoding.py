@@ -118,10 +118,10 @@ def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
     expected = [row.best.text for row in decode(loaded, [target], search())]
     real = type(loaded.inverter).generate
 
-    def short_of_memory(self, vectors, **arguments):
+    def short_of_memory(self, vectors, hypotheses=None, **arguments):
         if len(vectors) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(self, vectors, **arguments)
+        return real(self, vectors, hypotheses, **arguments)
 
     monkeypatch.setattr(type(loaded.inverter), "generate", short_of_memory)
     assert [row.best.text for row in decode(loaded, [target], search())] == expected
