@@ -15,7 +15,7 @@ config=examples/quickstart.yaml
 checkpoint=quickstart/checkpoint
 mkdir -p quickstart
 
-# 0. Sentences become vectors, and vectors sentences again: with a model that took two hours on two cores.
+# 0. Sentences become vectors, and vectors sentences again: with a model that took more than an hour on two cores.
 head -n 20 examples/natural.txt > quickstart/first.txt
 run v2t embed quickstart/first.txt -o quickstart/first.npy --checkpoint examples/ru-mini
 run v2t decode quickstart/first.npy --checkpoint examples/ru-mini --quality best --format tsv -o quickstart/first.tsv

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from v2t_cli.adapters import ADAPTERS
 from v2t_cli.cli import app
-from v2t_cli.config import Config, load_config
+from v2t_cli.config import Config, DecoderConfig, load_config
+from v2t_cli.lm import load_lm, tokenize
+from v2t_cli.model import Hypotheses, Inverter, pad
 
 ROOT = Path(__file__).parent.parent
 DIM = 16
@@ -117,6 +122,38 @@ def decoder(request, tmp_path_factory) -> Path:
     return build_decoder(tmp_path_factory.mktemp(request.param), request.param)
 
 
+TEXTS = ["Привет!", "Где лодка?", "Я бы поехал автобусом."]
+WRONG = ["Привет, ты", "Где?", "Я бы ехал"]
+
+
+def inverter(decoder, kind="linear", tokens=1) -> tuple[Inverter, object]:
+    torch.manual_seed(0)
+    lm, tokenizer = load_lm(DecoderConfig(model=str(decoder)))
+    adapter = ADAPTERS[kind](DIM, lm.config.hidden_size, tokens)
+    adapter.match_scale(1.0)
+    return Inverter(lm, adapter).eval(), tokenizer
+
+
+def token_batch(tokenizer, texts=TEXTS):
+    ids, lengths = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"))
+    torch.manual_seed(1)
+    return torch.randn(len(texts), DIM), ids, lengths
+
+
+def hypotheses(tokenizer, texts) -> Hypotheses:
+    torch.manual_seed(3)
+    read = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"), left=True)
+    return Hypotheses(torch.randn(len(texts), DIM), *read)
+
+
+@pytest.fixture
+def corrector(decoder):
+    model, tokenizer = inverter(decoder, tokens=2)
+    torch.manual_seed(2)
+    model.difference = ADAPTERS["linear"](DIM, model.lm.config.hidden_size, 2)
+    return model.eval(), tokenizer
+
+
 def tiny_config(texts: Path, encoder: Path | str, output: Path, *sets: str) -> Config:
     base = [
         f"encoder.model={encoder}",
@@ -130,6 +167,34 @@ def tiny_config(texts: Path, encoder: Path | str, output: Path, *sets: str) -> C
         "data.held_out=0.1",
     ]
     return load_config(None, [*base, *sets])
+
+
+def weights(folder):
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "adapter.safetensors")}
+
+
+def assert_same_weights(one, two, **tolerance):
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class StopAt:
+    """should_stop that says yes before a given step."""
+
+    def __init__(self, step):
+        self.step, self.asked = step, 0
+
+    def __call__(self):
+        self.asked += 1
+        return self.asked > self.step
+
+
+def stopping(step):
+    from v2t_cli.loop import Hooks
+
+    return Hooks(stoppable=lambda: nullcontext(StopAt(step)))
 
 
 @pytest.fixture(scope="session")

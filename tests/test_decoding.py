@@ -116,14 +116,14 @@ def test_the_positions_of_the_decoder_are_a_limit(loaded, target):
 
 def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
     expected = [row.best.text for row in decode(loaded, [target], search())]
-    real = type(loaded.inverter).generate
+    real = type(loaded.inverter).prefix
 
-    def short_of_memory(self, vectors, hypotheses=None, **arguments):
+    def short_of_memory(self, vectors, hypotheses=None):
         if len(vectors) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(self, vectors, hypotheses, **arguments)
+        return real(self, vectors, hypotheses)
 
-    monkeypatch.setattr(type(loaded.inverter), "generate", short_of_memory)
+    monkeypatch.setattr(type(loaded.inverter), "prefix", short_of_memory)
     assert [row.best.text for row in decode(loaded, [target], search())] == expected
     assert "going on with" in caplog.text
 

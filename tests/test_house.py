@@ -15,7 +15,7 @@ HOUSE = """
     scoring card dataset checkpoint resume examples plan
     search candidates edits generation correction
     loop decoding hypotheses
-    training evaluation rows report
+    preparation training evaluation rows report
     boundary cli
     __main__
 """

@@ -3,35 +3,19 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, build_decoder
+from conftest import DIM, TEXTS, WRONG, build_decoder, hypotheses, inverter, token_batch
 
 from v2t_cli.adapters import ADAPTERS, Linear, ZeroPad
 from v2t_cli.config import DecoderConfig, ScratchConfig
 from v2t_cli.errors import RequestError
-from v2t_cli.lm import load_lm, scratch_lm, tokenize
-from v2t_cli.model import Hypotheses, Inverter, pad
-
-TEXTS = ["Привет!", "Где лодка?", "Я бы поехал автобусом."]
-
-
-def inverter(decoder, kind="linear", tokens=1) -> tuple[Inverter, object]:
-    torch.manual_seed(0)
-    lm, tokenizer = load_lm(DecoderConfig(model=str(decoder)))
-    adapter = ADAPTERS[kind](DIM, lm.config.hidden_size, tokens)
-    adapter.match_scale(1.0)
-    return Inverter(lm, adapter).eval(), tokenizer
-
-
-def batch(tokenizer, texts=TEXTS):
-    ids, lengths = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"))
-    torch.manual_seed(1)
-    return torch.randn(len(texts), DIM), ids, lengths
+from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize
+from v2t_cli.model import Hypotheses, Inverter
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_a_later_token_changes_no_earlier_logits(decoder, tokens):
     model, tokenizer = inverter(decoder, tokens=tokens)
-    vectors, ids, lengths = batch(tokenizer, ["Где лодка?"])
+    vectors, ids, lengths = token_batch(tokenizer, ["Где лодка?"])
     changed = ids.clone()
     changed[0, -2] = (changed[0, -2] + 1) % 200
     before, after = model.logits(vectors, ids, lengths), model.logits(vectors, changed, lengths)
@@ -41,14 +25,14 @@ def test_a_later_token_changes_no_earlier_logits(decoder, tokens):
 
 def test_every_prediction_sees_the_vector(decoder):
     model, tokenizer = inverter(decoder)
-    vectors, ids, lengths = batch(tokenizer)
+    vectors, ids, lengths = token_batch(tokenizer)
     difference = (model.logits(vectors, ids, lengths) - model.logits(-vectors, ids, lengths)).abs().amax(dim=2)
     assert (difference > 1e-4).all()
 
 
 def test_padding_changes_nothing(decoder):
     model, tokenizer = inverter(decoder, tokens=2)
-    vectors, ids, lengths = batch(tokenizer)
+    vectors, ids, lengths = token_batch(tokenizer)
     together = model(vectors, ids, lengths)
     alone = [model(vectors[i : i + 1], ids[i : i + 1, : lengths[i]], lengths[i : i + 1])[0] for i in range(len(TEXTS))]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-5)
@@ -56,7 +40,7 @@ def test_padding_changes_nothing(decoder):
 
 def test_loss_against_a_computation_by_hand(decoder):
     model, tokenizer = inverter(decoder)
-    vectors, ids, lengths = batch(tokenizer, ["да"])
+    vectors, ids, lengths = token_batch(tokenizer, ["да"])
     embeddings = model.lm.get_input_embeddings()
     expected = 0.0
     for position in range(int(lengths[0])):  # one full pass a token, no padding, no shifting
@@ -69,36 +53,11 @@ def test_loss_against_a_computation_by_hand(decoder):
 
 def test_gradients_reach_adapter_and_token_embeddings(decoder):
     model, tokenizer = inverter(decoder, tokens=2)
-    model(*batch(tokenizer)).sum().backward()
+    model(*token_batch(tokenizer)).sum().backward()
     assert model.adapter.map.weight.grad.abs().sum() > 0
     used = sorted(set(tokenize(tokenizer, ["Где"])[0][:-1]))
     gradient = model.lm.get_input_embeddings().weight.grad
     assert (gradient[used].abs().sum(dim=1) > 0).all()
-
-
-def test_generation_with_the_cache_is_generation_without(decoder):
-    model, tokenizer = inverter(decoder)
-    vectors, *_ = batch(tokenizer)
-    arguments = {"max_new_tokens": 12, "do_sample": False}
-    cached = model.generate(vectors, **arguments)
-    expected = torch.empty(len(vectors), 0, dtype=torch.long)
-    for _ in range(cached.shape[1]):  # the whole sequence again for each token
-        ids = torch.cat([expected, torch.zeros(len(vectors), 1, dtype=torch.long)], dim=1)
-        logits = model.logits(vectors, ids, torch.full((len(vectors),), ids.shape[1]))[:, -1]
-        expected = torch.cat([expected, logits.argmax(dim=1, keepdim=True)], dim=1)
-    end = tokenizer.eos_token_id
-    for ours, plain in zip(cached.tolist(), expected.tolist()):
-        stop = plain.index(end) if end in plain else len(plain)
-        assert ours[:stop] == plain[:stop]
-
-
-def test_a_batch_generates_what_its_rows_do(decoder):
-    model, tokenizer = inverter(decoder)
-    vectors, *_ = batch(tokenizer)
-    together = model.generate(vectors, max_new_tokens=10, do_sample=False)
-    for i in range(len(vectors)):
-        alone = model.generate(vectors[i : i + 1], max_new_tokens=10, do_sample=False)[0]
-        assert together[i, : len(alone)].tolist() == alone.tolist()
 
 
 def test_zero_pad_is_the_vector_and_zeros():
@@ -181,6 +140,17 @@ def test_statistics_match_numpy():
     np.testing.assert_allclose(deviation, vectors[rows].std(axis=0), rtol=1e-4)
 
 
+def test_dropout_reaches_the_decoder_in_training_alone(decoder):
+    model, tokenizer = inverter(decoder)
+    set_dropout(model.lm, 0.3)
+    arguments = token_batch(tokenizer)
+    torch.testing.assert_close(model(*arguments), model(*arguments))
+    model.train()
+    assert not torch.allclose(model(*arguments), model(*arguments))
+    set_dropout(model.lm, 0.0)
+    torch.testing.assert_close(model(*arguments), model(*arguments))
+
+
 def test_the_wrapped_decoder_keeps_its_config(decoder):
     lm, _ = load_lm(DecoderConfig(model=str(decoder)))
     before = copy.copy(lm.config._attn_implementation)
@@ -188,26 +158,9 @@ def test_the_wrapped_decoder_keeps_its_config(decoder):
     assert lm.config._attn_implementation == before is not None
 
 
-@pytest.fixture
-def corrector(decoder):
-    model, tokenizer = inverter(decoder, tokens=2)
-    torch.manual_seed(2)
-    model.difference = ADAPTERS["linear"](DIM, model.lm.config.hidden_size, 2)
-    return model.eval(), tokenizer
-
-
-def hypotheses(tokenizer, texts) -> Hypotheses:
-    torch.manual_seed(3)
-    read = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"), left=True)
-    return Hypotheses(torch.randn(len(texts), DIM), *read)
-
-
-WRONG = ["Привет, ты", "Где?", "Я бы ехал"]
-
-
 def test_what_is_written_follows_vector_and_hypothesis(corrector):
     model, tokenizer = corrector
-    vectors, ids, lengths = batch(tokenizer)
+    vectors, ids, lengths = token_batch(tokenizer)
     wrong = hypotheses(tokenizer, WRONG)
     logits = model.logits(vectors, ids, lengths, wrong)
     other_ids = wrong.ids.masked_scatter(wrong.ids != tokenizer.pad_token_id, wrong.ids[wrong.ids != tokenizer.pad_token_id].roll(1))
@@ -223,7 +176,7 @@ def test_what_is_written_follows_vector_and_hypothesis(corrector):
 
 def test_padding_of_hypotheses_changes_nothing(corrector):
     model, tokenizer = corrector
-    vectors, ids, lengths = batch(tokenizer)
+    vectors, ids, lengths = token_batch(tokenizer)
     wrong = hypotheses(tokenizer, WRONG)
     together = model(vectors, ids, lengths, wrong)
     for i in range(len(TEXTS)):
@@ -231,17 +184,6 @@ def test_padding_of_hypotheses_changes_nothing(corrector):
         own = Hypotheses(wrong.vectors[row], wrong.ids[row, wrong.ids.shape[1] - wrong.lengths[i] :], wrong.lengths[row])
         alone = model(vectors[row], ids[row, : lengths[i]], lengths[row], own)
         torch.testing.assert_close(together[i], alone[0], atol=1e-4, rtol=1e-5)
-
-
-def test_generation_corrects_as_training_reads(corrector):
-    """Greedy texts are those whose every token the teacher-forced pass ranks first, padded hypotheses or not."""
-    model, tokenizer = corrector
-    vectors, _, _ = batch(tokenizer)
-    wrong = hypotheses(tokenizer, WRONG)
-    ids = model.generate(vectors, wrong, max_new_tokens=5, do_sample=False).clone()
-    logits = model.logits(vectors, ids, torch.full((len(ids),), ids.shape[1]), wrong)
-    ended = (ids == tokenizer.eos_token_id).cumsum(dim=1) - (ids == tokenizer.eos_token_id).long() > 0
-    assert ((logits.argmax(dim=2) == ids) | ended).all()
 
 
 def test_the_room_for_a_correction(corrector):

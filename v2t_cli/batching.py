@@ -53,7 +53,7 @@ class HalvingBatches:
             # Outside the handler: the exception would keep the failed batch's tensors alive.
             if out is None:
                 self.size //= 2
-                _free_memory()
+                free_memory()
                 log.info(f"out of memory: going on with {self.size} rows a batch")
                 continue
             yield from out
@@ -68,7 +68,8 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error) or any(word in str(error) for word in words)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give back what nothing holds any more, also on the GPU."""
     import gc
 
     import torch

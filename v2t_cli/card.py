@@ -23,6 +23,7 @@ def model_card(info: CheckpointInfo) -> str:
         corrected = (
             f"It also learned to correct what it writes: from {part.hypotheses:,} wrong texts ({part.epochs:.2f} epochs, "
             f"{part.steps:,} steps, {part.minutes:.1f} minutes).\n"
+            + (f"Those were made from: {part.source}.\n" if part.source not in (None, info.data.source) else "")
         )
     source = f"The texts: {info.data.source}.\n" if info.data.source else ""
     return f"""---

@@ -124,14 +124,15 @@ def load_adapters(folder: Path, info: CheckpointInfo, hidden: int) -> tuple[Adap
     path = folder / ADAPTER
     if info.adapter.kind not in ADAPTERS:
         raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")
-    adapter, difference = (ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens) for _ in range(2))
+    adapter, difference = (
+        ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens) if wanted else None for wanted in (True, info.correction)
+    )
     try:
         state = load_file(path)
         of_difference = {name.removeprefix(DIFFERENCE): state.pop(name) for name in list(state) if name.startswith(DIFFERENCE)}
         adapter.load_state_dict(state)
-        if info.correction is None:
-            return adapter, None
-        difference.load_state_dict(of_difference)
+        if difference is not None:
+            difference.load_state_dict(of_difference)
     except FileNotFoundError:
         raise RequestError(f"{path}: missing; the checkpoint is incomplete") from None
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +44,8 @@ CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")
 ]
 QualityOption = Annotated[
-    Quality | None, typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding. best: corrected too.")
+    Quality | None,
+    typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding. best: more of them, and corrected."),
 ]
 
 
@@ -124,10 +126,14 @@ def train(
     from v2t_cli.report import StepPrinter, print_held_out
     from v2t_cli.training import train as run_training
 
-    stop = StopRequest()
-    with ExitStack() as stack:
-        hooks = Hooks(StepPrinter(stack), print_held_out, stop.listening, console.progress_bar)
-        result = run_training(settings, resume, overwrite, hooks)
+    stop, steps = StopRequest(), StepPrinter()
+
+    @contextmanager
+    def training() -> Iterator[StopRequest]:
+        with stop.listening(), steps.bar():
+            yield stop
+
+    result = run_training(settings, resume, overwrite, Hooks(steps, print_held_out, training, console.progress_bar))
     if console.is_main_process():
         print(result.checkpoint)
     if not result.finished:

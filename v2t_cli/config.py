@@ -40,7 +40,6 @@ class ScratchConfig(Section):
     n_head: int = Field(8, ge=1)
     n_positions: int = Field(128, ge=2)
     vocab_size: int = Field(8192, ge=260)  # 256 bytes and the special tokens
-    dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def heads_divide_width(self) -> ScratchConfig:
@@ -105,6 +104,7 @@ class TrainConfig(Section):
     learning_rate: float | None = Field(None, gt=0)
     adapter_learning_rate: float | None = Field(None, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    dropout: float | None = Field(None, ge=0, lt=1)
     warmup: float = Field(0.05, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"

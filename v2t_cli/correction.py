@@ -30,7 +30,7 @@ from v2t_cli.search import Search
 TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
 LENDERS = 24  # other candidates that lend their words
 BORROWED = 12  # words that a text borrows at most
-PAIRS = 60  # pairs of them
+PAIRS = 60  # pairs of edits
 PAIRED = 24  # the best single edits, of which pairs are made
 KEPT = 8  # texts a vector and round that are kept as candidates
 
@@ -146,18 +146,19 @@ class Corrector:
         """What the decoder writes after each hypothesis, the likeliest first; nothing where there is no room."""
         out: list[list[str]] = [[] for _ in hypotheses]
         rows = tokenize(self.tokenizer, [candidate.text for _, candidate in hypotheses])
-        limit = self.inverter.n_correction_positions or np.inf
-        fits = [i for i, row in enumerate(rows) if len(row) < limit]
-        if not fits:
+        # Half of the room for the hypothesis, half for its correction: what is written must not hang on the batch.
+        limit = self.inverter.n_correction_positions
+        room = self.search.max_new_tokens if limit is None else min(self.search.max_new_tokens, limit // 2)
+        fits = [i for i, row in enumerate(rows) if limit is None or len(row) <= limit - room]
+        if not (fits and room):
             return out
         device = target.device
         vectors = torch.from_numpy(np.array([hypotheses[i].candidate.vector for i in fits])).to(device)
         read = Hypotheses(vectors, *pad([rows[i] for i in fits], self.tokenizer.pad_token_id, device, left=True))
-        room = int(min(self.search.max_new_tokens, limit - max(len(rows[i]) for i in fits)))
         search = replace(self.search, strategy="beam", beams=self.rewrites, max_new_tokens=room)
         owners = torch.tensor([hypotheses[i].row for i in fits], device=device)
         for i, found in zip(fits, generate(self.inverter, self.tokenizer, target[owners], search, read)):
-            out[i] = [text for text, _ in found]
+            out[i] = [written.text for written in found]
         return out
 
     def _edit(self, hypotheses: list[_Hypothesis], target: Tensor, unit: np.ndarray, pools: list[_Pool]) -> list[_Found]:

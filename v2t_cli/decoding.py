@@ -17,7 +17,6 @@ from v2t_cli.encoder import Encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.generation import generate
 from v2t_cli.model import Inverter
-from v2t_cli.scoring import score
 from v2t_cli.search import Search
 
 # Sequences that are searched at once when decode.batch_size is auto: more would not be faster.
@@ -106,16 +105,10 @@ def _decode_batch(checkpoint: Checkpoint, vectors: np.ndarray, search: Search) -
     """All distinct candidates of each vector, the likeliest first."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
     target = torch.from_numpy(vectors).to(inverter.device)
-    generated = generate(inverter, tokenizer, target, search)
-    owners = np.repeat(np.arange(len(vectors)), search.beams)
-    ids = [row for of_vector in generated for _, row in of_vector]
-    logprobs = iter(score(inverter, target, ids, owners, tokenizer.pad_token_id).tolist())
-
     out = []
-    for of_vector in generated:
+    for written in generate(inverter, tokenizer, target, search):
         best: dict[str, Candidate] = {}  # one text may be written with different tokens
-        for (text, _), logprob in zip(of_vector, logprobs):
-            if text not in best or logprob > best[text].logprob:
-                best[text] = Candidate(text, logprob)
-        out.append(sorted(best.values(), key=lambda candidate: -candidate.logprob))
+        for text, _, logprob in sorted(written, key=lambda it: -it.logprob):
+            best.setdefault(text, Candidate(text, logprob))
+        out.append(list(best.values()))
     return out

@@ -141,7 +141,7 @@ def evaluate(
 
 
 def _judged(search: Search, checkpoint: Checkpoint) -> str:
-    corrects = search.rounds and (search.edits or checkpoint.inverter.difference is not None)
+    corrects = search.rounds and (search.edits or (search.rewrites and checkpoint.inverter.difference is not None))
     return "" if not search.rerank else ", re-ranked and corrected" if corrects else ", re-ranked"
 
 

@@ -1,50 +1,126 @@
-"""Generation: the texts that a decoder writes behind a prefix."""
+"""Generation: the texts that a decoder writes behind a prefix, the likeliest by beams, or drawn.
+
+A loop of our own in the place of transformers' `generate`, which computes every row of a batch until the longest of its
+texts has ended: here a text that has ended leaves the batch and the cache. A text that has ended keeps its place in the
+beam, which is so much narrower from then on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from v2t_cli.model import Hypotheses, Inverter
 from v2t_cli.search import Search
 from v2t_cli.texts import to_line
 
 
-def generate(
-    inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hypotheses: Hypotheses | None = None
-) -> list[list[tuple[str, list[int]]]]:
-    """For each vector search.beams texts and their token ids, up to the end-of-text where it was reached.
+class Written(NamedTuple):
+    """A text as one line, its tokens (the end-of-text included where it was reached), and their log-probability in nats."""
+
+    text: str
+    ids: list[int]
+    logprob: float
+
+
+_Choose = Callable[[Tensor], Tensor]  # logits (rows, vocabulary) -> the tokens to go on with, int64 (rows, choices)
+
+
+@torch.inference_mode()
+def generate(inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hypotheses: Hypotheses | None = None) -> list[list[Written]]:
+    """For each vector at most search.beams texts, the likeliest first; where they are drawn, search.beams as they come.
 
     vectors: (batch, dim) float32 on the inverter's device; hypotheses: texts to correct, one a vector.
     """
-    special = inverter.lm.generation_config
-    with torch.inference_mode():
-        ids = inverter.generate(
-            vectors,
-            hypotheses,
-            generation_config=type(special)(
-                max_new_tokens=search.max_new_tokens,
-                eos_token_id=special.eos_token_id,
-                pad_token_id=special.pad_token_id,
-                **_strategy(search),
-            ),
-        )  # (batch * beams, time)
-    rows = [_until_end(row, tokenizer.eos_token_id) for row in ids.tolist()]
-    found = [(to_line(text), row) for text, row in zip(tokenizer.batch_decode(rows, skip_special_tokens=True), rows)]
-    return [found[start : start + search.beams] for start in range(0, len(found), search.beams)]
+    prefix, mask = inverter.prefix(vectors, hypotheses)
+    draws = search.beams if search.strategy == "sample" else 1
+    if draws > 1:
+        prefix, mask = prefix.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
+    choose = _draw(search) if search.strategy == "sample" else None
+    reader = _Reader(inverter, prefix, mask)
+    beams = _search(reader, len(prefix), search.beams // draws, choose, tokenizer.eos_token_id, search.max_new_tokens)
+    texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
+    rows = [[Written(to_line(next(texts)), ids, logprob) for ids, logprob in beam] for beam in beams]
+    return [list(chain.from_iterable(rows[start : start + draws])) for start in range(0, len(rows), draws)]
 
 
-def _strategy(search: Search) -> dict:
-    """The arguments of transformers' GenerationConfig."""
-    if search.strategy == "sample":
-        sampling = {"temperature": search.temperature, "top_p": search.top_p, "top_k": search.top_k}
-        return {"do_sample": True, "num_return_sequences": search.beams, **sampling}
-    if search.beams == 1:
-        return {}
-    # Sums of log-probabilities are compared as they are: the end of the text is a token like the others.
-    return {"num_beams": search.beams, "num_return_sequences": search.beams, "length_penalty": 0.0}
+def _draw(search: Search) -> _Choose:
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(search.temperature)])
+    if search.top_k:
+        warpers.append(TopKLogitsWarper(search.top_k))
+    if search.top_p < 1:
+        warpers.append(TopPLogitsWarper(search.top_p))
+    return lambda logits: warpers(None, logits.clone()).softmax(dim=-1).multinomial(1)
 
 
-def _until_end(row: list[int], end: int) -> list[int]:
+class _Reader:
+    """The decoder behind what each row has read so far: the prefix, then tokens."""
+
+    def __init__(self, inverter: Inverter, prefix: Tensor, mask: Tensor):
+        self.inverter = inverter
+        self.cache = inverter.new_cache()
+        self.mask = None if mask.all() else mask
+        self.unread = prefix  # everything, where the decoder has no cache
+
+    def logits(self) -> Tensor:
+        """Of the token to come: float32 (rows, vocabulary)."""
+        return self.inverter.next_logits(self.unread, self.mask, self.cache)
+
+    def go_on(self, rows: Tensor, tokens: Tensor) -> None:
+        """From now on row i is what rows[i] was, with tokens[i] behind it."""
+        moved = len(rows) != len(self.unread) or bool((rows != torch.arange(len(rows), device=rows.device)).any())
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask[rows], self.mask.new_ones(len(rows), 1)], dim=1)
+        embeds = self.inverter.lm.get_input_embeddings()(tokens[:, None])
+        if self.cache is None:
+            embeds = torch.cat([self.unread[rows], embeds], dim=1)
+        elif moved:
+            self.cache.batch_select_indices(rows)
+        self.unread = embeds
+
+
+def _search(reader: _Reader, count: int, width: int, choose: _Choose | None, end: int, limit: int) -> list[list[tuple[list[int], float]]]:
+    """For each of `count` rows its beam of at most `width` token rows and their log-probabilities, the likeliest first."""
+    device = reader.unread.device
+    beams: list[list[tuple[list[int], float]]] = [[] for _ in range(count)]
+    left = torch.arange(count, device=device)  # the rows that are searched still, n of them
+    scores = torch.full((count, width), -torch.inf, device=device)  # of each place in the beam; -inf where it is empty
+    tokens = torch.empty(count, width, 0, dtype=torch.long, device=device)
+    going = torch.zeros(count, width, dtype=torch.bool, device=device)  # places whose text has not ended: the reader's rows, in order
+    scores[:, 0], going[:, 0] = 0, True
+    for step in range(1, limit + 1):
+        logits = reader.logits()
+        chosen = logits.topk(min(width, logits.shape[1]), dim=1).indices if choose is None else choose(logits)
+        choices = chosen.shape[1]
+        logprobs = logits.gather(1, chosen) - logits.logsumexp(dim=1, keepdim=True)
+        following = torch.full((*going.shape, choices), end, device=device)
+        following[going] = chosen
+        reached = torch.full((*going.shape, choices), -torch.inf, device=device)
+        reached[going] = scores[going][:, None] + logprobs
+        reached[..., 0] = torch.where(going, reached[..., 0], scores)  # a text that has ended stays as it is
+
+        scores, best = reached.flatten(1).topk(width, dim=1)  # (n, width)
+        parents = best // choices
+        token = following.flatten(1).gather(1, best)
+        row = (going.flatten().cumsum(dim=0) - 1).view_as(going).gather(1, parents)  # of the reader
+        going = going.gather(1, parents) & (token != end) & (scores > -torch.inf)
+        tokens = torch.cat([tokens.gather(1, parents[..., None].expand_as(tokens)), token[..., None]], dim=2)
+
+        more = going.any(dim=1) if step < limit else torch.zeros_like(left, dtype=torch.bool)
+        for i, rows, values in zip(*(part[~more].tolist() for part in (left, tokens, scores))):
+            beams[i] = [(_until_end(ids, end), value) for ids, value in zip(rows, values) if value > -torch.inf]
+        if not more.any():
+            break
+        left, scores, tokens, token, row, going = (part[more] for part in (left, scores, tokens, token, row, going))
+        reader.go_on(row[going], token[going])
+    return beams
+
+
+def _until_end(ids: list[int], end: int) -> list[int]:
     """The tokens up to the first end-of-text, which is included; all of them where the limit came first."""
-    return row[: row.index(end) + 1] if end in row else row
+    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -8,56 +8,75 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.config import DecodeConfig
-from v2t_cli.console import Track
+from v2t_cli.console import Track, log
 from v2t_cli.dataset import Split
 from v2t_cli.decoding import decode
 from v2t_cli.encoder import Encoder, embed
+from v2t_cli.errors import RequestError, one_line
 from v2t_cli.examples import Examples
 from v2t_cli.files import replacing
 from v2t_cli.lm import tokenize
 from v2t_cli.search import resolve_search
+from v2t_cli.texts import to_line
 from v2t_cli.vectors import write_vectors
 
 CHUNK = 4096  # vectors that are decoded between two reports of progress
 
 
-def write_hypotheses(
+def make_hypotheses(
     path: Path, checkpoint: Checkpoint, encoder: Encoder, split: Split, vectors: np.ndarray, count: int, track: Track
 ) -> None:
     """Write the wrong ones of the `count` likeliest texts that the checkpoint makes of the vector of each text of the split.
 
-    One line [position in the split, text] each, in JSON, and beside it, as .npy, the vectors of these texts.
+    To path.jsonl, a line [position in the split, text] for each, and to path.npy, the vectors of these texts. Of several
+    processes one does it, while the others wait.
     """
-    search = replace(resolve_search(DecodeConfig(quality="fast", candidates=count)), max_new_tokens=checkpoint.info.lengths.max_tokens)
-    order = np.argsort(split.lengths, kind="stable")  # texts of one length end together
-    rows = split.rows[order]
-    chunks = (np.asarray(vectors[rows[start : start + CHUNK]], dtype=np.float32) for start in range(0, len(rows), CHUNK))
-    wrong = []
-    with track("making hypotheses", len(split)) as advance:
-        for i, row in zip(order.tolist(), decode(checkpoint, chunks, search)):
-            wrong += [(i, candidate.text) for candidate in row.candidates if candidate.text and candidate.text != split.texts[i]]
-            advance(1)
-    with replacing(path) as stream:
-        stream.writelines((json.dumps(it, ensure_ascii=False) + "\n").encode() for it in wrong)
-    with track("embedding hypotheses", len(wrong)) as advance, write_vectors(str(path.with_suffix(".npy")), vectors.shape[1]) as writer:
-        for chunk in embed(encoder, (text for _, text in wrong)):
-            writer.write(chunk)
-            advance(len(chunk))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.with_suffix(".npy").exists():  # which is written last
+            return
+        log.info(f"making {count} {'hypotheses' if count > 1 else 'hypothesis'} for each of {len(split):,} texts")
+        search = replace(resolve_search(DecodeConfig(quality="fast", candidates=count)), max_new_tokens=checkpoint.info.lengths.max_tokens)
+        order = np.argsort(split.lengths, kind="stable")  # texts of one length end together
+        rows = split.rows[order]
+        chunks = (np.asarray(vectors[rows[start : start + CHUNK]], dtype=np.float32) for start in range(0, len(rows), CHUNK))
+        wrong = []
+        with track("making hypotheses", len(split)) as advance:
+            for i, row in zip(order.tolist(), decode(checkpoint, chunks, search)):
+                right = to_line(split.texts[i])
+                wrong += [(i, candidate.text) for candidate in row.candidates if candidate.text and candidate.text != right]
+                advance(1)
+        with replacing(path.with_suffix(".jsonl")) as stream:
+            stream.writelines((json.dumps(it, ensure_ascii=False) + "\n").encode() for it in wrong)
+        output = str(path.with_suffix(".npy"))
+        with track("embedding hypotheses", len(wrong)) as advance, write_vectors(output, vectors.shape[1]) as writer:
+            for chunk in embed(encoder, (text for _, text in wrong)):
+                writer.write(chunk)
+                advance(len(chunk))
 
 
 def read_hypotheses(path: Path, split: Split, vectors: np.ndarray, tokenizer, limit: int | None) -> Examples:
-    """The texts of the split, each once for every hypothesis that was written for it, but those that do not fit.
+    """The texts of the split, each once for every hypothesis that was made for it, but those that do not fit.
 
-    limit: tokens of both together that the decoder has room for; None for no limit.
+    limit: tokens of both together that the decoder has room for; None for no limit. Raises RequestError where the files
+    are damaged.
     """
-    lines = list(_lines(path))
+    try:
+        lines = list(_lines(path.with_suffix(".jsonl")))
+        of_hypotheses = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path.parent}: damaged, the run cannot go on from it: {one_line(error)}") from None
     owners = np.array([i for i, _ in lines], dtype=np.int64)
     ids = tokenize(tokenizer, [text for _, text in lines])
-    of_hypotheses = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
     fits = np.array([j for j, row in enumerate(ids) if limit is None or len(row) + len(split.ids[owners[j]]) <= limit], dtype=np.int64)
+    if len(fits) < len(ids):
+        log.warning(
+            f"{len(ids) - len(fits):,} hypotheses dropped: more than the {limit} tokens the decoder has room for, text and hypothesis"
+        )
     return Examples(split.keep(owners[fits]), vectors, [ids[j] for j in fits], of_hypotheses[fits])
 
 

@@ -39,6 +39,7 @@ class DataInfo(BaseModel):
     source: str | None = None
     texts: int
     held_out: int
+    seed: int | None = None  # of the split into training and held-out texts
 
 
 class TrainingInfo(BaseModel):
@@ -49,8 +50,9 @@ class TrainingInfo(BaseModel):
 
 
 class CorrectionInfo(BaseModel):
-    """The second part of a training, in which the decoder learned to correct hypotheses; epochs over all of these."""
+    """The second run of a training, in which the decoder learned to correct hypotheses; epochs over all of these."""
 
+    source: str | None = None
     hypotheses: int
     steps: int
     epochs: float
@@ -58,16 +60,21 @@ class CorrectionInfo(BaseModel):
     finished: bool
 
 
-class Scores(BaseModel):
-    """On the held-out texts: nats per token, the end of the text counted as one.
+class CorrectionScores(BaseModel):
+    """On the held-out texts that the inverter got wrong: nats per token given the vector, and given its hypothesis besides."""
 
-    correction_loss: of the same texts, given a hypothesis beside the vector.
-    """
+    texts: int
+    loss: float
+    corrected_loss: float
+
+
+class Scores(BaseModel):
+    """On the held-out texts: nats per token, the end of the text counted as one."""
 
     texts: int
     loss: float
     perplexity: float
-    correction_loss: float | None = None
+    correction: CorrectionScores | None = None
 
 
 class CheckpointInfo(BaseModel):

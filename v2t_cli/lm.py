@@ -74,6 +74,17 @@ def _set_special_tokens(lm, tokenizer) -> None:
         setattr(lm.config, key, value)
 
 
+def set_dropout(lm, share: float) -> None:
+    """Drop that share of the activations in training, wherever the model has a place for it."""
+    from torch import nn
+
+    for module in lm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(getattr(module, "attention_dropout", None), float):  # as Llama and its kin keep it
+            module.attention_dropout = share
+
+
 def scratch_lm(config: ScratchConfig, texts: list[str]):
     """Build a GPT-2 of the given sizes with random weights, and a byte-level BPE tokenizer trained on the texts.
 
@@ -97,9 +108,9 @@ def scratch_lm(config: ScratchConfig, texts: list[str]):
             n_embd=config.n_embd,
             n_layer=config.n_layer,
             n_head=config.n_head,
-            resid_pdrop=config.dropout,
-            embd_pdrop=config.dropout,
-            attn_pdrop=config.dropout,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +17,27 @@ from transformers import PreTrainedTokenizerBase
 
 from v2t_cli import resume
 from v2t_cli.checkpoint import save_checkpoint
-from v2t_cli.config import Config
+from v2t_cli.config import Config, DecodeConfig
 from v2t_cli.console import Track, log, silent
-from v2t_cli.dataset import Corpus, statistics
+from v2t_cli.dataset import Corpus
 from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import V2TError
 from v2t_cli.examples import Examples
-from v2t_cli.info import AdapterInfo, CheckpointInfo, CorrectionInfo, DataInfo, DecoderInfo, LengthInfo, Scores, TrainingInfo
+from v2t_cli.generation import generate
+from v2t_cli.info import (
+    AdapterInfo,
+    CheckpointInfo,
+    CorrectionInfo,
+    CorrectionScores,
+    DataInfo,
+    DecoderInfo,
+    LengthInfo,
+    Scores,
+    TrainingInfo,
+)
 from v2t_cli.model import Inverter
 from v2t_cli.plan import Batch, Plan
-from v2t_cli.texts import to_line
+from v2t_cli.search import resolve_search
 
 LOG_STEPS = 20
 FINAL_LEARNING_RATE = 0.05  # of the peak
@@ -77,8 +86,9 @@ class TrainResult:
 class _Window:
     """Sums of the steps since the last report."""
 
-    def __init__(self):
+    def __init__(self, section: str):
         self.tokens_per_second = 0.0
+        self._section = section  # of the configuration, which rules the learning rate
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -92,7 +102,7 @@ class _Window:
         """The mean loss in nats per token. Raises V2TError where it is no number, before anything of it is saved."""
         mean = 0.0 if self._loss is None else self._loss.item() / self._tokens
         if not math.isfinite(mean):
-            raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and start again")
+            raise V2TError(f"the loss became {mean} before step {step}; lower {self._section}.learning_rate and start again")
         return mean
 
     def close(self, step: int) -> float:
@@ -112,17 +122,17 @@ class Run:
     accelerator: Accelerator
     corpus: Corpus
     examples: list[Examples]  # to invert; then, where the run learns to correct, with hypotheses
-    held_out: list[Examples]  # of the same kinds; empty where no text was held out
+    held_out: list[Examples]  # empty where no text was held out; those that were got wrong follow, without and with hypotheses
     identity: EncoderIdentity | None
     inverter: Inverter  # the bare module
     model: torch.nn.Module  # the same, as accelerate wraps it
     optimizer: torch.optim.Optimizer
     tokenizer: PreTrainedTokenizerBase
-    base: CheckpointInfo | None = None  # of the inverter that learns to correct
-    progress: resume.TrainingProgress = field(default_factory=resume.TrainingProgress)
+    progress: resume.TrainingProgress
+    base: CheckpointInfo | None = None  # of the inverter that learns to correct, where this is the run that teaches it
+    followed: bool = False  # whether such a run comes next
 
     def __post_init__(self):
-        self.progress.signature = self.signature
         settings = self.config.train
         self._plan = Plan(
             self.examples, settings.batch_size, settings.gradient_accumulation * self.accelerator.num_processes, self.config.seed
@@ -133,29 +143,9 @@ class Run:
         self._peaks = dict(zip(("decoder", "adapter"), rates))
 
     @property
-    def signature(self) -> str:
-        """What must be the same for two runs to be parts of one, as JSON."""
-        config = self.config
-        return json.dumps(
-            {
-                "texts": self.corpus.sha256[:12],
-                "held_out": config.data.held_out,
-                "seed": config.seed,
-                "dim": self.examples[0].vectors.shape[1],
-                "vectors": None if self.identity else self._digest_of_vectors(),
-                "decoder": config.decoder.scratch.model_dump()
-                if config.decoder.scratch
-                else [config.decoder.model, config.decoder.revision],
-                "adapter": config.adapter.model_dump(),
-                "batch": [config.train.batch_size, config.train.gradient_accumulation, self.accelerator.num_processes],
-                "correction": [part.texts, part.hypotheses] if (part := config.train.correction) else None,
-            }
-        )
-
-    def _digest_of_vectors(self) -> str:
-        """Vectors of an encoder are known by its probe vector; those made elsewhere by their statistics."""
-        parts = statistics(self.examples[0].vectors, self.examples[0].split.rows)
-        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
+    def _section(self) -> str:
+        """Where in the configuration this run is described."""
+        return "train.correction" if self.base else "train"
 
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1, by steps or by the clock, whichever is ahead."""
@@ -166,9 +156,10 @@ class Run:
         """Train to the end, or until told to stop; leave a complete checkpoint either way."""
         settings = self.config.train
         scores, scored_at = None, -1
-        window = _Window()
-        if self.fraction() >= 1:
-            log.info("this run is finished already; more train.epochs or train.max_minutes would go on with it")
+        window = _Window(self._section)
+        if self.fraction() >= 1 and not self.followed:
+            section = self._section
+            log.info(f"this run is finished already; more {section}.epochs or {section}.max_minutes would go on with it")
         while True:
             fraction, stopped = self._agree(self.fraction(), should_stop())
             if stopped or fraction >= 1:
@@ -188,12 +179,16 @@ class Run:
             if step % settings.save_steps == 0:
                 window.check(step)
                 self.save(scores if scored_at == step else None, finished=False)
+        if stopped and self.base and not self.progress.step:  # what stands there corrects no better for an untrained adapter
+            return TrainResult(Path(self.config.output), False, None)
         window.check(self.progress.step)
         if stopped:
             scores = None  # a stop should be quick; a run that goes on measures again
         elif scored_at != self.progress.step:
             scores = self.evaluate()
         self.save(scores, finished=not stopped)
+        if self.followed:
+            _, stopped = self._agree(1.0, stopped or should_stop())
         return TrainResult(Path(self.config.output), not stopped, scores)
 
     def _agree(self, fraction: float, stop: bool) -> tuple[float, bool]:
@@ -257,11 +252,15 @@ class Run:
             return None
         self.inverter.eval()
         with self.accelerator.autocast():
-            losses = [part.loss(self.inverter, self.tokenizer.pad_token_id) for part in self.held_out]
-        if not all(map(math.isfinite, losses)):
-            raise V2TError(f"the held-out loss is {losses[0]} at step {self.progress.step}; lower train.learning_rate and start again")
-        loss, correction_loss = losses[0], losses[1] if len(losses) > 1 else None
-        return Scores(texts=len(self.held_out[0]), loss=loss, perplexity=math.exp(min(loss, 700)), correction_loss=correction_loss)
+            loss, *rest = (part.loss(self.inverter, self.tokenizer.pad_token_id) for part in self.held_out)
+        for value in (loss, *rest):
+            if not math.isfinite(value):
+                rate = f"{self._section}.learning_rate"
+                raise V2TError(f"the held-out loss is {value} at step {self.progress.step}; lower {rate} and start again")
+        correction = None
+        if rest:
+            correction = CorrectionScores(texts=len(set(self.held_out[1].split.rows.tolist())), loss=rest[0], corrected_loss=rest[1])
+        return Scores(texts=len(self.held_out[0]), loss=loss, perplexity=math.exp(min(loss, 700)), correction=correction)
 
     def _samples(self) -> list[tuple[str, str]]:
         if not (self.held_out and self.config.train.samples):
@@ -270,10 +269,10 @@ class Run:
         held_out = self.held_out[0]
         chosen = np.unique(np.linspace(0, len(held_out) - 1, self.config.train.samples).round().astype(np.int64))
         vectors = held_out.tensors(chosen, self.tokenizer.pad_token_id, self.accelerator.device)[0]
+        search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=int(held_out.lengths.max())))
         with self.accelerator.autocast():
-            ids = self.inverter.generate(vectors, max_new_tokens=int(held_out.lengths.max()), do_sample=False)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [(held_out.split.texts[i], to_line(text)) for i, text in zip(chosen, texts)]
+            written = generate(self.inverter, self.tokenizer, vectors, search)
+        return [(held_out.split.texts[i], of_vector[0].text) for i, of_vector in zip(chosen, written)]
 
     def save(self, scores: Scores | None, finished: bool) -> None:
         """Leave a complete checkpoint and the state to resume from."""
@@ -292,10 +291,9 @@ class Run:
             "minutes": round(self.progress.seconds / 60, 2),
             "finished": finished,
         }
-        data = DataInfo(sha256=corpus.sha256, source=config.data.source, texts=len(corpus.texts), held_out=len(corpus.held_out))
         if self.base is not None:
-            correction = CorrectionInfo(hypotheses=len(self.examples[-1]), **part)
-            return self.base.model_copy(update={"correction": correction, "data": data, "held_out": scores})
+            correction = CorrectionInfo(source=config.data.source, hypotheses=len(self.examples[-1]), **part)
+            return self.base.model_copy(update={"encoder": self.identity, "correction": correction, "held_out": scores})
         packages = ("v2t", "torch", "transformers", "sentence-transformers")
         return CheckpointInfo(
             dim=self.examples[0].vectors.shape[1],
@@ -309,7 +307,13 @@ class Run:
             lengths=LengthInfo(
                 min_chars=config.data.min_chars, max_chars=config.data.max_chars, max_tokens=int(self.examples[0].lengths.max())
             ),
-            data=data,
+            data=DataInfo(
+                sha256=corpus.sha256,
+                source=config.data.source,
+                texts=len(corpus.texts),
+                held_out=len(corpus.held_out),
+                seed=config.seed,
+            ),
             training=TrainingInfo(**part),
             held_out=scores,
             versions={name: importlib.metadata.version(name) for name in packages},

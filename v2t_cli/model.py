@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from v2t_cli.adapters import Adapter
 
@@ -27,7 +28,7 @@ class Inverter(nn.Module):
     """Reads a sentence vector as prefix positions and writes the sentence.
 
     The sequence is prefix, text tokens, end-of-text. Nothing is predicted from the prefix but its last position;
-    padding is on the right, where causal attention never looks back at it.
+    texts are padded on the right, where causal attention never looks back at it, hypotheses on the left, behind a mask.
 
     difference: where the inverter also corrects, the adapter of what a hypothesis' vector lacks. The prefix is then the
     target's, the hypothesis' (by the same adapter) and the difference's, followed by the hypothesis' tokens: the scheme
@@ -41,6 +42,7 @@ class Inverter(nn.Module):
         self.difference = difference
         parameters = inspect.signature(lm.forward).parameters
         self._keeps_logits, self._takes_positions = "logits_to_keep" in parameters, "position_ids" in parameters
+        self._takes_cache = "past_key_values" in parameters
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +90,8 @@ class Inverter(nn.Module):
         written = torch.arange(time - 1, device=ids.device) < (lengths - 1)[:, None]
         mask = torch.cat([mask, written.long()], dim=1)
         more = {"logits_to_keep": time} if self._keeps_logits else {}
-        if hypotheses is not None and self._takes_positions:  # as `generate` counts them: padding takes none
-            more["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        if hypotheses is not None and self._takes_positions:
+            more["position_ids"] = _positions(mask)
         logits = self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **more).logits
         if logits.shape[1] > time:  # a slice that takes everything still costs a zeroed copy on the way back
             logits = logits[:, -time:]
@@ -104,11 +106,30 @@ class Inverter(nn.Module):
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
         return losses.view(labels.shape).sum(dim=1)
 
-    @torch.inference_mode()
-    def generate(self, vectors: Tensor, hypotheses: Hypotheses | None = None, **arguments) -> Tensor:
-        """`generate` of transformers, started from the prefix alone: new token ids (batch * sequences, time)."""
-        prefix, mask = self.prefix(vectors, hypotheses)
-        return self.lm.generate(inputs_embeds=prefix, attention_mask=mask, **arguments)
+    def new_cache(self) -> DynamicCache | None:
+        """An empty cache of keys and values, whose rows can be selected; None where the decoder has no such thing."""
+        if not self._takes_cache:
+            return None
+        cache = DynamicCache(config=self.lm.config)
+        return cache if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers) else None
+
+    def next_logits(self, embeds: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Tensor:
+        """Logits of the token behind each row: float32 (batch, vocabulary).
+
+        embeds: (batch, time, hidden), what the cache does not hold yet, and is held by it from now on; mask: int64, of all that
+        was read, (batch, all time); None where nothing is padding.
+        """
+        more = {"logits_to_keep": 1} if self._keeps_logits else {}
+        if cache is not None:
+            more["past_key_values"] = cache
+        if mask is not None and self._takes_positions:
+            more["position_ids"] = _positions(mask)[:, -embeds.shape[1] :]
+        return self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=cache is not None, **more).logits[:, -1].float()
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """The position of each token where padding takes none: int64, as the mask (batch, time)."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def pad(rows: list[list[int]], pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from v2t_cli.console import log, progress_bar
+from v2t_cli.console import Advance, log, progress_bar
 from v2t_cli.evaluation import Evaluation
 from v2t_cli.loop import EvalReport, StepReport
 from v2t_cli.texts import to_line
@@ -74,14 +75,18 @@ class StepPrinter:
 
     EVERY_STEPS = 200
 
-    def __init__(self, stack: ExitStack):
-        self._stack = stack
-        self._advance = None
+    def __init__(self):
+        self._advance: Advance = lambda count: None
         self._shown = 0
 
+    @contextmanager
+    def bar(self) -> Iterator[None]:
+        """The bar of one run, for as long as it trains."""
+        with progress_bar("training (‰)", 1000) as self._advance:
+            self._shown = 0
+            yield
+
     def __call__(self, report: StepReport) -> None:
-        if self._advance is None:
-            self._advance = self._stack.enter_context(progress_bar("training (‰)", 1000))
         self._advance(round(report.fraction * 1000) - self._shown)
         self._shown = round(report.fraction * 1000)
         if report.step % self.EVERY_STEPS == 0:
@@ -91,7 +96,10 @@ class StepPrinter:
 
 def print_held_out(report: EvalReport) -> None:
     scores = report.scores
-    corrected = "" if scores.correction_loss is None else f", {scores.correction_loss:.4f} with a hypothesis"
+    wrong = scores.correction
+    corrected = (
+        f"; of the {wrong.texts:,} it got wrong {wrong.loss:.4f}, and {wrong.corrected_loss:.4f} given what it wrote" if wrong else ""
+    )
     log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {scores.loss:.4f} nats a token{corrected}")
     for source, generated in report.samples:
         log.info(f"  {to_line(source)} ==> {generated}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from v2t_cli.errors import RequestError, one_line
 
@@ -16,34 +17,31 @@ PROGRESS = "progress.json"
 
 @dataclass
 class TrainingProgress:
-    """How far a run has come: optimizer steps, seconds of training, and what must not change between its parts."""
+    """How far a run has come, and what must not change between its parts.
 
+    run: 1 trains the inverter, 2 its correction; step: optimizer steps; seconds: of training.
+    """
+
+    run: int = 1
     step: int = 0
     seconds: float = 0.0
-    signature: str = ""
+    signature: dict[str, Any] = field(default_factory=dict)
 
 
-def has_state(output: Path) -> bool:
-    return _latest(output) is not None
-
-
-def signature(output: Path) -> dict:
-    """What the run there was; empty where there is none, or its state is damaged."""
+def latest_run(output: Path) -> int:
+    """The number of the run that can be resumed there; 0 where there is none."""
     folder = _latest(output)
-    try:
-        return json.loads(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["signature"]) if folder else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return int(folder.name[len("run")]) if folder else 0
 
 
 def _latest(output: Path) -> Path | None:
-    states = sorted((output / FOLDER).glob("step-*"))
+    states = sorted((output / FOLDER).glob("run?-step-*"))
     return states[-1] if states else None
 
 
 def save_state(accelerator, output: Path, progress: TrainingProgress) -> None:
     """Save model, optimizer, scaler and random states beside the older state, then drop that one."""
-    final = output / FOLDER / f"step-{progress.step:09d}"
+    final = output / FOLDER / f"run{progress.run}-step-{progress.step:09d}"
     writing = output / FOLDER / "writing"
     if accelerator.is_main_process:
         shutil.rmtree(writing, ignore_errors=True)
@@ -55,32 +53,39 @@ def save_state(accelerator, output: Path, progress: TrainingProgress) -> None:
         (writing / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(writing, final)
-        for old in (output / FOLDER).glob("step-*"):
+        for old in (output / FOLDER).glob("run?-step-*"):
             if old != final:
                 shutil.rmtree(old)
 
 
-def load_state(accelerator, output: Path, signature: str) -> TrainingProgress:
-    """Bring the prepared model and optimizer to the saved state; return how far it was. Pickle is read weights-only.
-
-    Raises RequestError where nothing was saved, the run was a different one, or the state is damaged.
-    """
+def read_progress(output: Path, signature: dict[str, Any]) -> TrainingProgress:
+    """How far the run there is. Raises RequestError where nothing was saved, it was a different run, or the state is damaged."""
     folder = _latest(output)
     if folder is None:
         raise RequestError(f"{output}: nothing to resume there; start the run without --resume")
     try:
         progress = TrainingProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        before = dict(progress.signature)
     except (OSError, ValueError, TypeError) as error:
-        raise RequestError(f"{folder}: damaged, the run cannot go on from it: {one_line(error)}") from None
-    if progress.signature != signature:
-        before, now = json.loads(progress.signature), json.loads(signature)
-        changed = ", ".join(f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key])
-        raise RequestError(f"{output}: the run there is another one, changed: {changed}; --overwrite starts anew")
+        raise _damaged(folder, error) from None
+    now = json.loads(json.dumps(signature))  # as it comes back from the file
+    if changed := [key for key in now | before if before.get(key) != now.get(key)]:
+        differences = ", ".join(f"{key} ({before.get(key)} then, {now.get(key)} now)" for key in changed)
+        raise RequestError(f"{output}: the run there is another one, changed: {differences}; --overwrite starts anew")
+    return progress
+
+
+def load_state(accelerator, output: Path) -> None:
+    """Bring the prepared model and optimizer to the saved state. Pickle is read weights-only. Raises RequestError where it is damaged."""
+    folder = _latest(output)
     try:
         accelerator.load_state(str(folder))
     except Exception as error:
-        raise RequestError(f"{folder}: damaged, the run cannot go on from it: {one_line(error)}") from error
-    return progress
+        raise _damaged(folder, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RequestError:
+    return RequestError(f"{path}: damaged, the run cannot go on from it: {one_line(error)}")
 
 
 def drop_state(output: Path) -> None:

@@ -54,6 +54,8 @@ def resolve_search(config: DecodeConfig) -> Search:
         if config.beams is not None:
             raise RequestError(f"decode.beams is {config.beams}, fewer than the {config.candidates} candidates asked for")
         settings["beams"] = config.candidates
+    if config.rounds and config.edits is None and not settings["edits"]:
+        settings["edits"] = PRESETS["best"]["edits"]  # rounds were asked for, and rewriting alone needs a checkpoint that learned it
     if not settings["rerank"]:
         if config.rounds:
             raise RequestError(f"decode.rounds is {config.rounds}, but without decode.rerank there is nothing to correct by")

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("held_out", help="texts to measure on, none of them among the training texts")
     parser.add_argument("--minutes", type=float, default=20, help="of training, each")
     parser.add_argument("--rows", choices=("peers", "adapters"), default="peers")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of every training, such as train.precision=bf16")
     parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows, from 0")
     arguments = parser.parse_args()
     print("| | loss | exact match | BLEU | chrF | cosine | ms a vector |\n|---|---|---|---|---|---|---|")
@@ -53,7 +54,7 @@ def main() -> None:
         folder = Path("runs/compare") / f"{adapter.kind}-{adapter.tokens}-{arguments.minutes:g}min"
         common = ["--config", str(HERE / f"{config}.yaml"), *sets([f"output={folder}", f"data.texts={arguments.train}"])]
         if not finished(folder):
-            v2t("train", *common, *sets([f"train.max_minutes={arguments.minutes}", *training]), "--overwrite")
+            v2t("train", *common, *sets([f"train.max_minutes={arguments.minutes}", *arguments.set, *training]), "--overwrite")
         found = json.loads(v2t("eval", *common, *sets(decoding), "--texts", arguments.held_out, "--json"))
         low, high = found["intervals"]["exact_match"]
         exact = f"{found['exact_match']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
