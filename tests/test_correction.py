@@ -156,6 +156,17 @@ def test_the_decoder_has_a_say_but_not_against_a_text_that_arrived():
     assert row == [there, near, likely]
 
 
+def test_the_climb_goes_by_the_cosine_and_the_ranking_does_not(loaded, encoder):
+    """However much log-probability counts in the end, the text is found; and then it wins, since it arrived."""
+    start = ["Мой ключи ищет брат в саду."]
+    row, _, before = corrected(loaded, encoder, start, logprob_weight=1.0)
+    assert row[0].text == TRUTH and row[0].cosine > before
+    row, _, before = corrected(loaded, encoder, ["Мама пьёт чай."], logprob_weight=100.0, rounds=1, edits=20)
+    assert all(not np.isnan(candidate.logprob) for candidate in row)
+    if row[0].cosine < 0.999999:
+        assert row[0].logprob == max(candidate.logprob for candidate in row)
+
+
 def test_pairs_come_by_the_sum_of_their_moves():
     edits = [(Span(0, 1, "a"),), (Span(3, 4, "b"),), (Span(6, 7, "c"),), (Span(1, 2, "d"),)]
     own, target = np.array([1.0, 0, 0]), np.array([0.6, 0.8, 0.0])

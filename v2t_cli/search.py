@@ -9,9 +9,9 @@ from v2t_cli.config import DecodeConfig, Quality, Strategy
 from v2t_cli.errors import RequestError
 
 PRESETS = {
-    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0, "width": 1, "edits": 0},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 2, "width": 1, "edits": 0},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 8, "width": 3, "edits": 250},
+    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0, "width": 1, "edits": 80},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 2, "width": 1, "edits": 80},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 8, "width": 3, "edits": 160},
 }
 
 
@@ -54,8 +54,6 @@ def resolve_search(config: DecodeConfig) -> Search:
         if config.beams is not None:
             raise RequestError(f"decode.beams is {config.beams}, fewer than the {config.candidates} candidates asked for")
         settings["beams"] = config.candidates
-    if config.rounds and config.edits is None and not settings["edits"]:
-        settings["edits"] = PRESETS["best"]["edits"]  # rounds were asked for, and rewriting alone needs a checkpoint that learned it
     if not settings["rerank"]:
         if config.rounds:
             raise RequestError(f"decode.rounds is {config.rounds}, but without decode.rerank there is nothing to correct by")

@@ -63,8 +63,10 @@ def main() -> None:
 
 
 def finished(folder: Path) -> bool:
-    info = folder / "v2t.json"
-    return info.exists() and json.loads(info.read_text(encoding="utf-8"))["training"]["finished"]
+    if not (folder / "v2t.json").exists():
+        return False
+    info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))
+    return all(run["finished"] for run in (info["training"], info.get("correction")) if run)
 
 
 if __name__ == "__main__":
