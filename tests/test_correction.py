@@ -163,8 +163,7 @@ def test_the_climb_goes_by_the_cosine_and_the_ranking_does_not(loaded, encoder):
     assert row[0].text == TRUTH and row[0].cosine > before
     row, _, before = corrected(loaded, encoder, ["Мама пьёт чай."], logprob_weight=100.0, rounds=1, edits=20)
     assert all(not np.isnan(candidate.logprob) for candidate in row)
-    if row[0].cosine < 0.999999:
-        assert row[0].logprob == max(candidate.logprob for candidate in row)
+    assert row[0].cosine < 0.999999 and row[0].logprob == max(candidate.logprob for candidate in row)
 
 
 def test_pairs_come_by_the_sum_of_their_moves():

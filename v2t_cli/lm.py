@@ -75,14 +75,22 @@ def _set_special_tokens(lm, tokenizer) -> None:
 
 
 def set_dropout(lm, share: float) -> None:
-    """Drop that share of the activations in training, wherever the model has a place for it."""
+    """Drop that share of the activations in training, in each nn.Dropout and in attention as Llama and its kin keep it.
+
+    Raises RequestError for a model that has neither.
+    """
     from torch import nn
 
+    places = 0
     for module in lm.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
-        elif isinstance(getattr(module, "attention_dropout", None), float):  # as Llama and its kin keep it
+            places += 1
+        elif isinstance(getattr(module, "attention_dropout", None), (int, float)):
             module.attention_dropout = share
+            places += 1
+    if not places:
+        raise RequestError(f"train.dropout: {type(lm).__name__} has none that could be set")
 
 
 def scratch_lm(config: ScratchConfig, texts: list[str]):

@@ -34,6 +34,7 @@ from v2t_cli.info import (
     LengthInfo,
     Scores,
     TrainingInfo,
+    is_checkpoint,
 )
 from v2t_cli.model import Inverter
 from v2t_cli.plan import Batch, Plan
@@ -179,7 +180,8 @@ class Run:
             if step % settings.save_steps == 0:
                 window.check(step)
                 self.save(scores if scored_at == step else None, finished=False)
-        if stopped and self.base and not self.progress.step:  # what stands there corrects no better for an untrained adapter
+        if stopped and not self.progress.step and self.base and is_checkpoint(Path(self.config.output)):
+            # What stands there inverts, and would correct no better for an untrained adapter.
             return TrainResult(Path(self.config.output), False, None)
         window.check(self.progress.step)
         if stopped:

@@ -241,10 +241,12 @@ def _hypotheses(
     kept = _tokenized(kept, tokenizer, inverter.n_positions, "kept")
     parts = {"hypotheses": (kept, correction.hypotheses), "held_out": (held_out, 1)}
     if not made:
-        if checkpoint.folder != output:  # else the first run's state stays until there is another
-            if accelerator.is_main_process:
+        if accelerator.is_main_process:
+            if checkpoint.folder != output:  # else the first run's state stays until there is another
                 resume.drop_state(output)
-            accelerator.wait_for_everyone()
+            for path in folder.glob("h*"):  # of a run that ended before it was saved
+                path.unlink()
+        accelerator.wait_for_everyone()
         for name, (split, count) in parts.items():
             make_hypotheses(folder / name, checkpoint, encoder, split, vectors, count, hooks.track)
         set_seed(config.seed)  # drawn from by decoding

@@ -51,7 +51,8 @@ def main() -> None:
     for number in range(len(rows)) if arguments.only is None else arguments.only:
         name, config, training, decoding = rows[number]
         adapter = load_config(HERE / f"{config}.yaml", training).adapter
-        folder = Path("runs/compare") / f"{adapter.kind}-{adapter.tokens}-{arguments.minutes:g}min"
+        trained = [f"{adapter.kind}-{adapter.tokens}-{arguments.minutes:g}min", *arguments.set]
+        folder = Path("runs/compare") / "-".join(trained).replace("=", "-")
         common = ["--config", str(HERE / f"{config}.yaml"), *sets([f"output={folder}", f"data.texts={arguments.train}"])]
         if not finished(folder):
             v2t("train", *common, *sets([f"train.max_minutes={arguments.minutes}", *arguments.set, *training]), "--overwrite")
