@@ -35,7 +35,7 @@ LENDERS = 24  # other candidates that lend their words
 BORROWED = 12  # words that a text borrows at most
 SINGLES_PER_PAIR = 4  # edits for each pair of edits that is embedded besides
 LETTERS = 8  # with which words may end
-KEPT = 8  # new texts a vector and round; and as many in the end, whose log-probability is then wanted
+KEPT = 8  # new texts a vector and round
 PAIRED = 24  # the best single edits, of which pairs are made
 
 
@@ -206,7 +206,7 @@ class Corrector:
             rows_of_ids = tokenize(self.tokenizer, [candidate.text for candidate in found])
             fits = [i for i, row in enumerate(rows_of_ids) if len(row) <= limit]
             arrived = pool.candidates[0].cosine >= self.search.until_cosine
-            fits = fits[: max(1 if arrived else KEPT, self.search.candidates)]
+            fits = fits[: max(1 if arrived else 2 * (self.search.width + 1), self.search.candidates)]
             owners += [number] * len(fits)
             new += [found[i] for i in fits]
             ids += [rows_of_ids[i] for i in fits]
