@@ -16,7 +16,8 @@ from v2t_cli.adapters import ADAPTERS
 from v2t_cli.cli import app
 from v2t_cli.config import Config, DecoderConfig, load_config
 from v2t_cli.lm import load_lm, tokenize
-from v2t_cli.model import Hypotheses, Inverter, pad
+from v2t_cli.model import Hypotheses, Inverter
+from v2t_cli.tokens import pad
 
 ROOT = Path(__file__).parent.parent
 DIM = 16

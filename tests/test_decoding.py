@@ -61,7 +61,7 @@ def test_beams_find_texts_at_least_as_likely(loaded, target):
 
 def test_logprob_is_that_of_the_loss(loaded, target):
     from v2t_cli.lm import tokenize
-    from v2t_cli.model import pad
+    from v2t_cli.tokens import pad
 
     rows = list(decode(loaded, [target], search()))
     texts = [row.best.text for row in rows]

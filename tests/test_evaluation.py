@@ -12,8 +12,8 @@ from v2t_cli.errors import RequestError
 from v2t_cli.evaluation import evaluate, nearest_texts, token_losses
 from v2t_cli.lm import tokenize
 from v2t_cli.metrics import ratio_interval, score_texts, token_f1
-from v2t_cli.model import pad
 from v2t_cli.search import resolve_search
+from v2t_cli.tokens import pad
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from conftest import DIM, WRONG, hypotheses, inverter, token_batch
 
 from v2t_cli.adapters import Linear
 from v2t_cli.config import DecodeConfig
-from v2t_cli.generation import _draw, _Reader, _search, generate
+from v2t_cli.generation import _draw, _likeliest, _Reader, _search, generate
 from v2t_cli.model import Inverter
 from v2t_cli.search import resolve_search
 
@@ -97,7 +97,7 @@ def test_a_wide_beam_finds_all_there_is():
     torch.manual_seed(0)
     end, limit, vocabulary = 0, 3, 4
     table = torch.randn(vocabulary, vocabulary)
-    (beam,) = _search(Table(table, 1), 1, 64, None, end, limit)
+    (beam,) = _search(Table(table, 1), 1, 64, _likeliest(64), end, limit)
     logprobs = table.log_softmax(dim=1)
     expected = {}
     for length in range(1, limit + 1):
@@ -117,7 +117,7 @@ def test_what_has_ended_leaves():
     table[0, 1], table[0, 2] = 0.0, -1.0  # from the start to 1 or 2
     table[1, 0] = table[2, 3] = table[3, 0] = 0.0  # 1 ends, 2 goes on to 3, which ends
     reader = Table(table, 2)
-    beams = _search(reader, 2, 2, None, 0, 10)
+    beams = _search(reader, 2, 2, _likeliest(2), 0, 10)
     assert [[ids for ids, _ in beam] for beam in beams] == [[[1, 0], [2, 3, 0]]] * 2
     assert reader.sizes == [2, 4, 2]
 
@@ -144,7 +144,7 @@ def test_a_decoder_without_such_a_cache_is_read_whole():
     assert model.new_cache() is None
     prefix, mask = model.prefix(torch.randn(3, DIM))
     with torch.inference_mode():
-        found = _search(_Reader(model, prefix, mask), 3, 1, None, 49, 6)
+        found = _search(_Reader(model, prefix, mask), 3, 1, _likeliest(1), 49, 6)
         for row, ((ids, _),) in enumerate(found):
             embeds = prefix[row : row + 1]
             for token in ids:

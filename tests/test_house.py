@@ -7,9 +7,9 @@ PACKAGE = Path(__file__).parent.parent / "v2t_cli"
 
 # From the bottom up. A module imports from lines above its own, and from those before it on its line.
 HOUSE = """
-    errors metrics
+    errors choices metrics
     config console files
-    signals device hub texts vectors
+    signals device hub texts vectors tokens
     encoder adapters
     info batching model lm
     scoring card dataset checkpoint resume examples plan

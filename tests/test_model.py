@@ -18,7 +18,7 @@ def test_a_later_token_changes_no_earlier_logits(decoder, tokens):
     vectors, ids, lengths = token_batch(tokenizer, ["Где лодка?"])
     changed = ids.clone()
     changed[0, -2] = (changed[0, -2] + 1) % 200
-    before, after = model.logits(vectors, ids, lengths), model.logits(vectors, changed, lengths)
+    before, after = model.logits(vectors, ids), model.logits(vectors, changed)
     torch.testing.assert_close(before[:, :-1], after[:, :-1])
     assert not torch.allclose(before[:, -1], after[:, -1])
 
@@ -26,7 +26,7 @@ def test_a_later_token_changes_no_earlier_logits(decoder, tokens):
 def test_every_prediction_sees_the_vector(decoder):
     model, tokenizer = inverter(decoder)
     vectors, ids, lengths = token_batch(tokenizer)
-    difference = (model.logits(vectors, ids, lengths) - model.logits(-vectors, ids, lengths)).abs().amax(dim=2)
+    difference = (model.logits(vectors, ids) - model.logits(-vectors, ids)).abs().amax(dim=2)
     assert (difference > 1e-4).all()
 
 
@@ -162,7 +162,7 @@ def test_what_is_written_follows_vector_and_hypothesis(corrector):
     model, tokenizer = corrector
     vectors, ids, lengths = token_batch(tokenizer)
     wrong = hypotheses(tokenizer, WRONG)
-    logits = model.logits(vectors, ids, lengths, wrong)
+    logits = model.logits(vectors, ids, wrong)
     other_ids = wrong.ids.masked_scatter(wrong.ids != tokenizer.pad_token_id, wrong.ids[wrong.ids != tokenizer.pad_token_id].roll(1))
     others = [
         (-vectors, wrong),
@@ -171,7 +171,7 @@ def test_what_is_written_follows_vector_and_hypothesis(corrector):
         (vectors, None),
     ]
     for target, read in others:
-        assert ((model.logits(target, ids, lengths, read) - logits).abs().amax(dim=2) > 1e-4).all()
+        assert ((model.logits(target, ids, read) - logits).abs().amax(dim=2) > 1e-4).all()
 
 
 def test_padding_of_hypotheses_changes_nothing(corrector):
@@ -189,3 +189,16 @@ def test_padding_of_hypotheses_changes_nothing(corrector):
 def test_the_room_for_a_correction(corrector):
     model, _ = corrector
     assert (model.n_positions, model.n_correction_positions) == (94, 90)
+
+
+def test_the_fused_activation_is_gpt2s():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    lm = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=8, n_embd=DIM, n_layer=1, n_head=2, initializer_range=1.0)).eval()
+    ids = torch.arange(8)[None]
+    before = lm(input_ids=ids).logits
+    activation = lm.transformer.h[0].mlp.act
+    Inverter(lm, ADAPTERS["linear"](DIM, DIM, 1))
+    assert lm.transformer.h[0].mlp.act is not activation
+    torch.testing.assert_close(lm(input_ids=ids).logits, before, rtol=1e-5, atol=1e-5)

@@ -7,16 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from v2t_cli import __version__, console
 from v2t_cli.boundary import Commands
-from v2t_cli.config import Config, Quality, Strategy, load_config
+from v2t_cli.choices import Format, Quality, Strategy
 from v2t_cli.errors import RequestError
 from v2t_cli.signals import StopRequest
-from v2t_cli.texts import check_readable
+
+if TYPE_CHECKING:
+    from v2t_cli.config import Config
 
 app = typer.Typer(
     name="v2t",
@@ -28,7 +30,6 @@ app = typer.Typer(
 )
 
 
-Format = Literal["text", "jsonl", "tsv"]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file; without it ./v2t.yaml if present, else the defaults.")
 ]
@@ -79,11 +80,13 @@ def embed(
 
     Example: v2t embed texts.txt -o vecs.npy --encoder usem3
     """
+    from v2t_cli.config import load_config
+
     settings = load_config(config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device})
     from v2t_cli.encoder import USE, open_encoder
     from v2t_cli.encoder import embed as embed_texts
     from v2t_cli.info import checkpoint_encoder, read_info
-    from v2t_cli.texts import read_lines
+    from v2t_cli.texts import check_readable, read_lines
     from v2t_cli.vectors import write_vectors
 
     check_readable(texts)  # before a model is loaded, or fetched, for nothing
@@ -119,6 +122,9 @@ def train(
 
     Example: v2t train --config cfg.yaml --output my-inverter
     """
+    from v2t_cli.config import load_config
+    from v2t_cli.texts import check_readable
+
     settings = load_config(config, set_, {"output": str(output) if output else None, "device": device})
     check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
     _quiet_libraries()
@@ -161,6 +167,8 @@ def decode(
 
     Example: v2t decode vecs.npy --checkpoint my-inverter --format jsonl
     """
+    from v2t_cli.config import load_config
+
     typed = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
     typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size}
     settings = load_config(config, set_, typed)
@@ -219,6 +227,9 @@ def evaluate(
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
+    from v2t_cli.config import load_config
+    from v2t_cli.texts import check_readable, read_lines
+
     settings = load_config(config, set_, {"device": device, "decode.quality": quality})
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
@@ -232,7 +243,6 @@ def evaluate(
     from v2t_cli.evaluation import evaluate as run_evaluation
     from v2t_cli.info import checkpoint_encoder
     from v2t_cli.search import resolve_search
-    from v2t_cli.texts import read_lines
     from v2t_cli.vectors import load_vectors
 
     search = resolve_search(settings.decode)

@@ -13,12 +13,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from v2t_cli.choices import Quality, Strategy
 from v2t_cli.errors import RequestError, one_line
 
 DEFAULT_FILE = Path("v2t.yaml")
-
-Quality = Literal["fast", "balanced", "best"]
-Strategy = Literal["greedy", "beam", "sample"]
 
 
 class Section(BaseModel):

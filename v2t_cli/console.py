@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # The modules below the command line report through this logger and print nothing themselves.
 log = logging.getLogger("v2t")
@@ -37,6 +36,8 @@ def stderr() -> Console:
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     """A Track that draws a bar on a terminal and nothing elsewhere, so that logs stay readable."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     console = stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

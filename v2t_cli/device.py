@@ -28,3 +28,8 @@ def pick_device(name: str = "auto"):
     if (device.index or 0) >= count:
         raise RequestError(f"device '{name}': not available here; --device cpu always is")
     return device
+
+
+def to_device(tensor, device):
+    """A tensor of the CPU on the device. A GPU fetches it from pinned memory while both go on with their work."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from v2t_cli.dataset import Split
-from v2t_cli.model import Hypotheses, Inverter, pad
+from v2t_cli.device import to_device
+from v2t_cli.model import Hypotheses, Inverter
 from v2t_cli.scoring import logit_batches
+from v2t_cli.tokens import TokenRows, pad
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Examples:
 
     split: Split
     vectors: np.ndarray
-    hypothesis_ids: list[list[int]] | None = None
+    hypothesis_ids: TokenRows | None = None
     hypothesis_vectors: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -40,15 +42,15 @@ class Examples:
         """Tokens to read and to write for each example, without the prefix: int64."""
         if self.hypothesis_ids is None:
             return self.lengths
-        return self.lengths + np.fromiter(map(len, self.hypothesis_ids), dtype=np.int64, count=len(self))
+        return self.lengths + self.hypothesis_ids.lengths
 
     def tensors(self, which: np.ndarray, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Hypotheses | None]:
         """The arguments of Inverter.forward for the positions `which`."""
-        ids, lengths = pad([self.split.ids[i] for i in which], pad_id, device)
+        ids, lengths = pad(self.split.ids.keep(which), pad_id, device)
         vectors = _tensor(self.vectors[self.split.rows[which]], device)
         if self.hypothesis_ids is None:
             return vectors, ids, lengths, None
-        read = pad([self.hypothesis_ids[i] for i in which], pad_id, device, left=True)
+        read = pad(self.hypothesis_ids.keep(which), pad_id, device, left=True)
         return vectors, ids, lengths, Hypotheses(_tensor(self.hypothesis_vectors[which], device), *read)
 
     def loss(self, inverter: Inverter, pad_id: int) -> float:
@@ -61,4 +63,4 @@ class Examples:
 
 
 def _tensor(rows: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(rows, dtype=np.float32)).to(device)
+    return to_device(torch.from_numpy(np.asarray(rows, dtype=np.float32)), device)

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from v2t_cli.model import Hypotheses, Inverter
@@ -41,12 +41,19 @@ def generate(inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hyp
     draws = search.beams if search.strategy == "sample" else 1
     if draws > 1:
         prefix, mask = prefix.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
-    choose = _draw(search) if search.strategy == "sample" else None
+    width = search.beams // draws
+    choose = _draw(search) if search.strategy == "sample" else _likeliest(width)
     reader = _Reader(inverter, prefix, mask)
-    beams = _search(reader, len(prefix), search.beams // draws, choose, tokenizer.eos_token_id, search.max_new_tokens)
+    beams = _search(reader, len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
     rows = [[Written(to_line(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
     return [list(chain.from_iterable(rows[start : start + draws])) for start in range(0, len(rows), draws)]
+
+
+def _likeliest(count: int) -> _Choose:
+    if count == 1:
+        return lambda logits: logits.argmax(dim=1, keepdim=True)
+    return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices
 
 
 def _draw(search: Search) -> _Choose:
@@ -56,6 +63,14 @@ def _draw(search: Search) -> _Choose:
     if search.top_p < 1:
         warpers.append(TopPLogitsWarper(search.top_p))
     return lambda logits: warpers(None, logits.clone()).softmax(dim=-1).multinomial(1)
+
+
+def _logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Of the chosen tokens: float32, as `chosen` (rows, choices)."""
+    of_chosen = logits.gather(1, chosen)
+    # By way of the first choice: cross-entropy goes through the vocabulary once, logsumexp several times.
+    first = -nn.functional.cross_entropy(logits, chosen[:, 0], reduction="none")
+    return first[:, None] + of_chosen - of_chosen[:, :1]
 
 
 class _Reader:
@@ -84,7 +99,7 @@ class _Reader:
         self.unread = embeds
 
 
-def _search(reader: _Reader, count: int, width: int, choose: _Choose | None, end: int, limit: int) -> list[list[tuple[list[int], float]]]:
+def _search(reader: _Reader, count: int, width: int, choose: _Choose, end: int, limit: int) -> list[list[tuple[list[int], float]]]:
     """For each of `count` rows its beam of at most `width` token rows and their log-probabilities, the likeliest first."""
     device = reader.unread.device
     beams: list[list[tuple[list[int], float]]] = [[] for _ in range(count)]
@@ -95,9 +110,9 @@ def _search(reader: _Reader, count: int, width: int, choose: _Choose | None, end
     scores[:, 0], going[:, 0] = 0, True
     for step in range(1, limit + 1):
         logits = reader.logits()
-        chosen = logits.topk(min(width, logits.shape[1]), dim=1).indices if choose is None else choose(logits)
+        chosen = choose(logits)
         choices = chosen.shape[1]
-        logprobs = logits.gather(1, chosen) - logits.logsumexp(dim=1, keepdim=True)
+        logprobs = _logprobs(logits, chosen)
         following = torch.full((*going.shape, choices), end, device=device)
         following[going] = chosen
         reached = torch.full((*going.shape, choices), -torch.inf, device=device)

@@ -19,7 +19,7 @@ from v2t_cli.encoder import Encoder, embed
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.examples import Examples
 from v2t_cli.files import replacing
-from v2t_cli.lm import tokenize
+from v2t_cli.lm import tokenize_corpus
 from v2t_cli.search import resolve_search
 from v2t_cli.texts import to_line
 from v2t_cli.vectors import write_vectors
@@ -71,13 +71,14 @@ def read_hypotheses(path: Path, split: Split, vectors: np.ndarray, tokenizer, li
     except (OSError, ValueError) as error:
         raise RequestError(f"{path.parent}: damaged, the run cannot go on from it: {one_line(error)}") from None
     owners = np.array([i for i, _ in lines], dtype=np.int64)
-    ids = tokenize(tokenizer, [text for _, text in lines])
-    fits = np.array([j for j, row in enumerate(ids) if limit is None or len(row) + len(split.ids[owners[j]]) <= limit], dtype=np.int64)
+    ids = tokenize_corpus(tokenizer, [text for _, text in lines])
+    both = ids.lengths + split.lengths[owners]
+    fits = np.arange(len(ids)) if limit is None else np.flatnonzero(both <= limit)
     if len(fits) < len(ids):
         log.warning(
             f"{len(ids) - len(fits):,} hypotheses dropped: more than the {limit} tokens the decoder has room for, text and hypothesis"
         )
-    return Examples(split.keep(owners[fits]), vectors, [ids[j] for j in fits], of_hypotheses[fits])
+    return Examples(split.keep(owners[fits]), vectors, ids.keep(fits), of_hypotheses[fits])
 
 
 def _lines(path: Path) -> Iterator[list]:

@@ -8,7 +8,9 @@ from v2t_cli.config import DecoderConfig, ScratchConfig
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError
 from v2t_cli.hub import hub_arguments, not_loadable
+from v2t_cli.tokens import TokenRows
 
+CORPUS_PIECE = 10_000
 # Looked for in a vocabulary whose tokenizer declares no end of text, before one is added.
 _END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]")
 
@@ -131,7 +133,11 @@ def scratch_lm(config: ScratchConfig, texts: list[str]):
 def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text with the end-of-text id behind them. A special token's name in a text stays text."""
     settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
-    rows: list[list[int]] = []
-    for start in range(0, len(texts), 10_000):  # in pieces: the tokenizer's own view of a whole corpus is large
-        rows += tokenizer(texts[start : start + 10_000], **settings)["input_ids"]
+    rows = tokenizer(texts, **settings)["input_ids"] if texts else []
     return [row + [tokenizer.eos_token_id] for row in rows]
+
+
+def tokenize_corpus(tokenizer, texts: list[str]) -> TokenRows:
+    """As `tokenize`, for many texts: in pieces, since the tokenizer's own view of a whole corpus is large."""
+    pieces = (texts[start : start + CORPUS_PIECE] for start in range(0, len(texts), CORPUS_PIECE))
+    return TokenRows.of(row for piece in pieces for row in tokenize(tokenizer, piece))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from v2t_cli.adapters import Adapter
@@ -37,6 +38,7 @@ class Inverter(nn.Module):
 
     def __init__(self, lm: nn.Module, adapter: Adapter, difference: Adapter | None = None):
         super().__init__()
+        _fuse_activations(lm)
         self.lm = lm
         self.adapter = adapter
         self.difference = difference
@@ -77,21 +79,22 @@ class Inverter(nn.Module):
             mask = torch.cat([mask, within.long()], dim=1)
         return torch.cat([part.to(look_up.weight.dtype) for part in parts], dim=1), mask
 
-    def logits(self, vectors: Tensor, ids: Tensor, lengths: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
+    def logits(self, vectors: Tensor, ids: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
         """Logits of each of `ids`, given the vector, the hypothesis if there is one, and the tokens before it.
 
-        vectors: (batch, dim); ids: (batch, time) int64, right-padded, end-of-text included; lengths: (batch,) int64.
-        Returns float32 (batch, time, vocabulary).
+        vectors: (batch, dim); ids: (batch, time) int64, right-padded, end-of-text included. Returns float32 (batch, time, vocabulary).
         """
         time = ids.shape[1]
         tokens = self.lm.get_input_embeddings()(ids[:, :-1])  # looked up here, so that gradients reach the embeddings
         prefix, mask = self.prefix(vectors, hypotheses)
         embeds = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)  # (batch, prefix + time - 1, hidden)
-        written = torch.arange(time - 1, device=ids.device) < (lengths - 1)[:, None]
-        mask = torch.cat([mask, written.long()], dim=1)
         more = {"logits_to_keep": time} if self._keeps_logits else {}
-        if hypotheses is not None and self._takes_positions:
-            more["position_ids"] = _positions(mask)
+        if hypotheses is None:
+            mask = None  # padding on the right needs none, and without one attention takes its fastest path
+        else:
+            mask = torch.cat([mask, mask.new_ones(len(mask), time - 1)], dim=1)
+            if self._takes_positions:
+                more["position_ids"] = _positions(mask)
         logits = self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **more).logits
         if logits.shape[1] > time:  # a slice that takes everything still costs a zeroed copy on the way back
             logits = logits[:, -time:]
@@ -99,7 +102,7 @@ class Inverter(nn.Module):
 
     def forward(self, vectors: Tensor, ids: Tensor, lengths: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
         """Negative log-likelihood of each text, in nats, summed over its tokens and the end: float32 (batch,)."""
-        logits = self.logits(vectors, ids, lengths, hypotheses)
+        logits = self.logits(vectors, ids, hypotheses)
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         labels = ids.masked_fill(padding, -100)
         # Flat: a softmax over a dimension that is not the last one is three times slower on a CPU.
@@ -127,16 +130,14 @@ class Inverter(nn.Module):
         return self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=cache is not None, **more).logits[:, -1].float()
 
 
+def _fuse_activations(lm: nn.Module) -> None:
+    """GPT-2's activation in one kernel in the place of eight, the same but for rounding."""
+    for module in list(lm.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
 def _positions(mask: Tensor) -> Tensor:
     """The position of each token where padding takes none: int64, as the mask (batch, time)."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def pad(rows: list[list[int]], pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Token rows -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), pad_id)
-    for i, row in enumerate(rows):
-        start = ids.shape[1] - len(row) if left else 0
-        ids[i, start : start + len(row)] = torch.as_tensor(row)
-    return ids.to(device), lengths.to(device)

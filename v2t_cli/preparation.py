@@ -27,7 +27,7 @@ from v2t_cli.errors import RequestError
 from v2t_cli.examples import Examples
 from v2t_cli.hypotheses import make_hypotheses, read_hypotheses
 from v2t_cli.info import is_checkpoint, read_info
-from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize
+from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize_corpus
 from v2t_cli.loop import Hooks, Run
 from v2t_cli.model import Inverter
 from v2t_cli.texts import split_held_out
@@ -276,12 +276,13 @@ def _sampled(held_out: Split, seed: int) -> Split:
 
 def _tokenized(split: Split, tokenizer, limit: int | None, which: str) -> Split:
     """Tokenize, and drop what is longer than the decoder's positions: past them is an error, not a shorter text."""
-    split = replace(split, ids=tokenize(tokenizer, split.texts))
+    split = replace(split, ids=tokenize_corpus(tokenizer, split.texts))
     if limit is None:
         return split
     fits = np.flatnonzero(split.lengths <= limit)
-    if len(fits) < len(split):
-        log.warning(f"{len(split) - len(fits):,} {which} texts dropped: more than the {limit} tokens the decoder has room for")
-    if not len(fits) and len(split):
+    if len(fits) == len(split):
+        return split
+    log.warning(f"{len(split) - len(fits):,} {which} texts dropped: more than the {limit} tokens the decoder has room for")
+    if not len(fits):
         raise RequestError(f"no {which} text fits the {limit} tokens that the decoder has room for")
     return split.keep(fits)

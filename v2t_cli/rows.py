@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 
 from v2t_cli.candidates import Candidate, Row
+from v2t_cli.choices import Format
 
 TSV_HEADER = "index\ttext\tlogprob\tcosine"
 
 
-def formatter(name: str, candidates: int) -> Callable[[Row], str]:
+def formatter(name: Format, candidates: int) -> Callable[[Row], str]:
     """A function from a Row to its line, without the line's end. candidates: jsonl lists them where more than 1."""
     return {"text": _text, "tsv": _tsv, "jsonl": lambda row: _jsonl(row, candidates)}[name]
 

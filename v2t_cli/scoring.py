@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v2t_cli.model import Inverter, pad
+from v2t_cli.model import Inverter
+from v2t_cli.tokens import pad
 
 # Logits of a batch, as numbers; cross-entropy holds about three times as much for a moment.
 MAX_LOGITS = 2**25

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from v2t_cli.config import DecodeConfig, Quality, Strategy
+from v2t_cli.choices import Quality, Strategy
+from v2t_cli.config import DecodeConfig
 from v2t_cli.errors import RequestError
 
 PRESETS = {

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import sys
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Selection:
 
 def select(lines: Iterable[str], min_chars: int, max_chars: int) -> Selection:
     """Keep the first of equal texts whose length in characters lies in min_chars … max_chars, both included."""
-    rows, texts, seen = [], [], set()
+    rows, texts, seen = array("q"), [], set()
     duplicates = too_short = too_long = 0
     for row, text in enumerate(lines):
         if len(text) < min_chars or not text.strip():

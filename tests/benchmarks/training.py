@@ -1,0 +1,107 @@
+"""A training step, beside the original's: batches padded to the longest text of all, vectors as Python lists."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread
+from v2t_cli.config import load_config
+from v2t_cli.loop import Hooks, Run
+from v2t_cli.preparation import prepare
+
+BATCH = 128
+
+
+class Original:
+    """The original's step with the same decoder: everything padded to the longest text, vectors and tokens as Python lists."""
+
+    def __init__(self, texts: list[str], vectors: list[list[float]], device: torch.device):
+        self.device = device
+        self.tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+        self.lm = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).to(device)
+        hidden = self.lm.config.hidden_size
+        tokens = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id] for text in texts]
+        self.longest = longest = max(map(len, tokens))
+        self.samples = [
+            (vector + [0.0] * (hidden - len(vector)), ids + [self.tokenizer.pad_token_id] * (longest - len(ids)), len(ids))
+            for vector, ids in zip(vectors, tokens)
+        ]
+        self.optimizer = torch.optim.AdamW(self.lm.parameters(), lr=1e-5)
+        self.place = 0
+
+    def step(self) -> None:
+        self.lm.train()
+        batch = [self.samples[(self.place + i) % len(self.samples)] for i in range(BATCH)]
+        self.place += BATCH
+        vectors = torch.tensor([vector for vector, _, _ in batch], device=self.device)
+        ids = torch.tensor([ids for _, ids, _ in batch], device=self.device)
+        lengths = torch.tensor([length for _, _, length in batch], device=self.device)
+        with torch.no_grad():
+            tokens = self.lm.get_input_embeddings()(ids)
+        labels = ids.masked_fill(torch.arange(ids.shape[1], device=self.device) >= lengths[:, None], -100)
+        labels = torch.cat([torch.full_like(labels[:, :1], -100), labels], dim=1)
+        mask = torch.cat([torch.ones_like(ids[:, :1]), (labels[:, 1:] != -100).long()], dim=1)
+        loss = self.lm(inputs_embeds=torch.cat([vectors[:, None], tokens], dim=1), attention_mask=mask, labels=labels).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss.item()
+
+
+def run(settings: Settings) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _compare(settings, prepared_run(settings, Path(folder)))
+
+
+def prepared_run(settings: Settings, folder: Path) -> Run:
+    """A run of `v2t train` from ru-mini, on texts of the corpus, with random vectors: a step does not care whose they are."""
+    texts = settings.size(100_000, 2_000)
+    lines = list(settings.lines(texts))
+    (folder / "texts.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(len(lines), 512)).astype(np.float32))
+    sets = [
+        f"decoder.model={CHECKPOINT}",
+        f"data.texts={folder / 'texts.txt'}",
+        f"data.vectors={folder / 'vectors.npy'}",
+        f"output={folder / 'out'}",
+        f"device={settings.device}",
+        f"train.batch_size={BATCH}",
+        f"train.precision={'no' if settings.device.type == 'cpu' else 'auto'}",
+    ]
+    config = load_config(None, sets)
+    return prepare(config, config, Hooks(), False)
+
+
+def _compare(settings: Settings, prepared: Run) -> None:
+    steps = settings.size(40, 2)
+    fewer = max(1, steps // 4)  # the original's are slow
+    split = prepared.corpus.train
+    original = Original(split.texts, prepared.examples[0].vectors[split.rows].tolist(), settings.device)
+    trained = 0
+
+    def ours() -> None:
+        nonlocal trained
+        prepared.progress.step, trained = 0, 0  # the same batches each time
+        for _ in range(steps):
+            trained += prepared._step(0.5)[1]
+            prepared.progress.step += 1
+
+    def theirs() -> None:
+        for _ in range(fewer):
+            original.step()
+
+    turns = in_turn(settings.repeats, ours, theirs)
+    rate, other_rate = ([BATCH * count / seconds for seconds in side] for side, count in zip(turns, (steps, fewer)))
+    what = f"training, batches of {BATCH}, texts a second"
+    beside = f"the original ({original.longest} tokens each) {spread(other_rate, 0)}"
+    show(what, spread(rate, 0), beside, f"{spread(ratios(rate, other_rate), 2)}x", ">= 4x")
+    tokens = trained / steps / BATCH
+    needed = 3 * tokens * sum(weight.numel() for weight in prepared.inverter.lm.parameters())
+    shares = [settings.share_of_limit(needed, 1 / texts) for texts in rate]
+    beside = f"the limit {1 / settings.seconds_at_least(needed):.0f} ({tokens:.1f} tokens each)"
+    show(what, spread(rate, 0), beside, f"{spread(shares, 2)} of it", ">= 0.65")
