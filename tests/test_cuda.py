@@ -22,11 +22,25 @@ def target(labse):
 
 def texts(checkpoint, device, target, **settings):
     search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, **settings))
-    return [row.best.text for row in decode(load_checkpoint(checkpoint, torch.device(device)), [target], search)]
+    loaded = load_checkpoint(checkpoint, torch.device(device), search.precision)
+    return [row.best.text for row in decode(loaded, [target], search)]
 
 
 def test_greedy_text_is_that_of_the_cpu(checkpoint, target):
-    assert texts(checkpoint, "cuda", target) == texts(checkpoint, "cpu", target)
+    assert texts(checkpoint, "cuda", target, precision="float32") == texts(checkpoint, "cpu", target)
+
+
+def test_sixteen_bits_write_nearly_the_same(checkpoint, target):
+    expected = texts(checkpoint, "cpu", target)
+    for precision in ("auto", "bfloat16", "float16"):
+        found = texts(checkpoint, "cuda", target, precision=precision)
+        assert sum(one == other for one, other in zip(found, expected)) >= 0.9 * len(expected)
+
+
+def test_cuda_graphs_write_the_same(checkpoint, target):
+    """Several batches, the last one smaller."""
+    plain = texts(checkpoint, "cuda", target, precision="float32")
+    assert texts(checkpoint, "cuda", target, precision="float32", compile=True, batch_size=30) == plain
 
 
 def test_bf16_training(tmp_path, texts_file, labse):
@@ -40,12 +54,12 @@ def test_bf16_training(tmp_path, texts_file, labse):
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(checkpoint, target, caplog):
-    expected = texts(checkpoint, "cuda", target, batch_size=4)
+    expected = texts(checkpoint, "cuda", target, batch_size=4, precision="float32")
     torch.cuda.empty_cache()
     hog = torch.empty(int(torch.cuda.mem_get_info()[0] * 0.97), dtype=torch.uint8, device="cuda")
     try:
         many = [target[i % len(target)] for i in range(200_000)]
-        loaded = load_checkpoint(checkpoint, torch.device("cuda"))
+        loaded = load_checkpoint(checkpoint, torch.device("cuda"), "float32")
         search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, batch_size=200_000))
         got = [row.best.text for row in decode(loaded, [np.stack(many)], search)]
     finally:

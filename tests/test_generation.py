@@ -1,6 +1,7 @@
 """Generation against transformers' own, against all texts there are, and against itself."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from conftest import DIM, WRONG, hypotheses, inverter, token_batch
 
 from v2t_cli.adapters import Linear
 from v2t_cli.config import DecodeConfig
-from v2t_cli.generation import _draw, _likeliest, _Reader, _search, generate
+from v2t_cli.generation import _draw, _likeliest, _search, generate
 from v2t_cli.model import Inverter
+from v2t_cli.readers import Reader
 from v2t_cli.search import resolve_search
 
 
@@ -134,6 +136,34 @@ def test_draws_follow_the_distribution():
     assert {beam[0][0][0] for beam in few} == {3}
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_fixed_shapes_write_the_same(corrector, beams, monkeypatch):
+    """Ended rows keep their places, a last, smaller batch runs in the cache of those before, and one graph serves all steps of all."""
+    model, tokenizer = corrector
+    graphs = []
+
+    def as_it_is(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model.next_logits, backend=as_it_is, dynamic=False, fullgraph=True)
+    monkeypatch.setitem(model.__dict__, "compiled_next_logits", compiled)
+    torch.manual_seed(5)
+    batches = [torch.randn(6, DIM), torch.randn(6, DIM), torch.randn(2, DIM)]
+    search = settings(strategy="greedy" if beams == 1 else "beam", beams=beams)
+    caches = set()
+    for vectors in batches:
+        expected = generate(model, tokenizer, vectors, search)
+        found = generate(model, tokenizer, vectors, replace(search, compile=True))
+        caches.add(model._static_cache)
+        for beam, same in zip(found, expected):
+            assert [it.ids for it in beam] == [it.ids for it in same]
+            np.testing.assert_allclose([it.logprob for it in beam], [it.logprob for it in same], atol=1e-4)
+    assert len(caches) == 1 and None not in caches and len(graphs) == 1
+    (behind_padding,) = generate(model, tokenizer, batches[0][:1], replace(search, compile=True), hypotheses(tokenizer, WRONG[:1]))
+    assert behind_padding
+
+
 def test_a_decoder_without_such_a_cache_is_read_whole():
     """Mamba keeps a state, no keys and values."""
     from transformers import MambaConfig, MambaForCausalLM
@@ -144,7 +174,7 @@ def test_a_decoder_without_such_a_cache_is_read_whole():
     assert model.new_cache() is None
     prefix, mask = model.prefix(torch.randn(3, DIM))
     with torch.inference_mode():
-        found = _search(_Reader(model, prefix, mask), 3, 1, _likeliest(1), 49, 6)
+        found = _search(Reader(model, prefix, mask), 3, 1, _likeliest(1), 49, 6)
         for row, ((ids, _),) in enumerate(found):
             embeds = prefix[row : row + 1]
             for token in ids:

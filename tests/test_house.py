@@ -13,7 +13,7 @@ HOUSE = """
     encoder adapters
     info batching model lm
     scoring card dataset checkpoint resume examples plan
-    search candidates edits generation correction
+    search readers candidates edits generation correction
     loop decoding hypotheses
     preparation training evaluation rows report
     boundary cli

@@ -30,8 +30,9 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
 class HalvingBatches:
     """Runs a function over slices of rows; when the device runs out of memory, the slice and all later ones are halved."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, release: Callable[[], None] = lambda: None):
+        """release: called when memory ran out, to let go of what a smaller batch does without."""
+        self.size, self._release = size, release
 
     def map(self, run: Callable[[slice], list[T]], count: int) -> Iterator[T]:
         """Yield what `run(slice)` returns for consecutive slices of 0 … count-1.
@@ -53,6 +54,7 @@ class HalvingBatches:
             # Outside the handler: the exception would keep the failed batch's tensors alive.
             if out is None:
                 self.size //= 2
+                self._release()
                 free_memory()
                 log.info(f"out of memory: going on with {self.size} rows a batch")
                 continue

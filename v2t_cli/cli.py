@@ -190,7 +190,7 @@ def decode(
     line = formatter(format_, search.candidates)
     with ExitStack() as stack:
         reader = stack.enter_context(open_vectors(vectors))
-        loaded = load_checkpoint(folder, pick_device(settings.device))
+        loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision)
         check_vectors(loaded, reader.dim, reader.name)
         opened = None
         if search.rerank or encoder:  # one that was named is checked in any case
@@ -246,7 +246,7 @@ def evaluate(
     from v2t_cli.vectors import load_vectors
 
     search = resolve_search(settings.decode)
-    loaded = load_checkpoint(folder, pick_device(settings.device))
+    loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision)
     lines = list(read_lines(texts)) if texts else loaded.held_out()
     opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
     array = embed_all(opened, lines) if vectors is None else load_vectors(vectors)

@@ -142,6 +142,8 @@ class DecodeConfig(Section):
     top_k: int = Field(50, ge=0)
     max_new_tokens: int = Field(64, ge=1)
     batch_size: Literal["auto"] | int = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
 
     @model_validator(mode="after")
     def batch_holds_something(self) -> DecodeConfig:

@@ -55,7 +55,7 @@ def decode(
     size = search.batch_size
     if size == "auto":
         size = max(1, _auto_sequences(checkpoint.inverter, search.max_new_tokens) // search.beams)
-    batches = HalvingBatches(size)
+    batches = HalvingBatches(size, checkpoint.inverter.drop_static_cache)
     corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if search.rounds else None
     index = encoder_calls = 0
     for number, chunk in enumerate(chunks):

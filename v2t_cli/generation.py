@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from v2t_cli.model import Hypotheses, Inverter
+from v2t_cli.readers import Reader, StaticReader
 from v2t_cli.search import Search
 from v2t_cli.texts import to_line
 
@@ -43,7 +44,8 @@ def generate(inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hyp
         prefix, mask = prefix.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
     width = search.beams // draws
     choose = _draw(search) if search.strategy == "sample" else _likeliest(width)
-    reader = _Reader(inverter, prefix, mask)
+    static = search.compile and bool(mask.all()) and inverter.static_cache(len(prefix) * width, prefix.shape[1] + search.max_new_tokens)
+    reader = StaticReader(inverter, prefix, width, static) if static else Reader(inverter, prefix, mask)
     beams = _search(reader, len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
     rows = [[Written(to_line(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
@@ -73,33 +75,9 @@ def _logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
     return first[:, None] + of_chosen - of_chosen[:, :1]
 
 
-class _Reader:
-    """The decoder behind what each row has read so far: the prefix, then tokens."""
-
-    def __init__(self, inverter: Inverter, prefix: Tensor, mask: Tensor):
-        self.inverter = inverter
-        self.cache = inverter.new_cache()
-        self.mask = None if mask.all() else mask
-        self.unread = prefix  # everything, where the decoder has no cache
-
-    def logits(self) -> Tensor:
-        """Of the token to come: float32 (rows, vocabulary)."""
-        return self.inverter.next_logits(self.unread, self.mask, self.cache)
-
-    def go_on(self, rows: Tensor, tokens: Tensor) -> None:
-        """From now on row i is what rows[i] was, with tokens[i] behind it."""
-        moved = len(rows) != len(self.unread) or bool((rows != torch.arange(len(rows), device=rows.device)).any())
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask[rows], self.mask.new_ones(len(rows), 1)], dim=1)
-        embeds = self.inverter.lm.get_input_embeddings()(tokens[:, None])
-        if self.cache is None:
-            embeds = torch.cat([self.unread[rows], embeds], dim=1)
-        elif moved:
-            self.cache.batch_select_indices(rows)
-        self.unread = embeds
-
-
-def _search(reader: _Reader, count: int, width: int, choose: _Choose, end: int, limit: int) -> list[list[tuple[list[int], float]]]:
+def _search(
+    reader: Reader | StaticReader, count: int, width: int, choose: _Choose, end: int, limit: int
+) -> list[list[tuple[list[int], float]]]:
     """For each of `count` rows its beam of at most `width` token rows and their log-probabilities, the likeliest first."""
     device = reader.unread.device
     beams: list[list[tuple[list[int], float]]] = [[] for _ in range(count)]

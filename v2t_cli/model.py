@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticCache
 
 from v2t_cli.adapters import Adapter
 
@@ -42,6 +44,7 @@ class Inverter(nn.Module):
         self.lm = lm
         self.adapter = adapter
         self.difference = difference
+        self._static_cache: StaticCache | None = None
         parameters = inspect.signature(lm.forward).parameters
         self._keeps_logits, self._takes_positions = "logits_to_keep" in parameters, "position_ids" in parameters
         self._takes_cache = "past_key_values" in parameters
@@ -115,6 +118,29 @@ class Inverter(nn.Module):
             return None
         cache = DynamicCache(config=self.lm.config)
         return cache if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers) else None
+
+    def static_cache(self, rows: int, length: int) -> StaticCache | None:
+        """An empty cache of fixed shape with room for so many rows and positions, or for more: the last one, where it is large enough.
+
+        None where the decoder has no such thing.
+        """
+        cache = self.new_cache()
+        if cache is None or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
+        layer = None if self._static_cache is None else self._static_cache.layers[0]
+        if layer is None or not layer.is_initialized or layer.batch_size < rows or layer.max_cache_len < length:
+            self._static_cache = StaticCache(config=self.lm.config, max_cache_len=length)
+        self._static_cache.reset()
+        return self._static_cache
+
+    def drop_static_cache(self) -> None:
+        """Free its memory."""
+        self._static_cache = None
+
+    @cached_property
+    def compiled_next_logits(self) -> Callable:
+        """`next_logits` as CUDA graphs, which repeat a step without launching its kernels one by one: shapes must stay the same."""
+        return torch.compile(self.next_logits, mode="reduce-overhead", dynamic=False) if self.device.type == "cuda" else self.next_logits
 
     def next_logits(self, embeds: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Tensor:
         """Logits of the token behind each row: float32 (batch, vocabulary).

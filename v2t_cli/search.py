@@ -37,6 +37,8 @@ class Search:
     top_k: int
     max_new_tokens: int
     batch_size: int | Literal["auto"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    compile: bool
 
 
 def resolve_search(config: DecodeConfig) -> Search:

@@ -4,7 +4,7 @@
     python -m tests.benchmarks decoding training --texts ru_valid.txt --corpus ru_train.txt.gz
 
 Prints a table in Markdown: medians (lowest to highest). The limit is what the machine's matrix multiplications (2,048
-cubed, float32) would need for the multiply-adds of the work.
+cubed, float32), measured in each turn, would need for the multiply-adds of the work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.common import CHECKPOINT, note, settings
+from tests.benchmarks.common import CHECKPOINT, note, settings, timed
 
 SECTIONS = ("decoding", "training", "preparing", "embedding", "starting", "growth")
 
@@ -36,7 +36,8 @@ def main() -> None:
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
     common = settings(given.quick, given.repeats or (1 if given.quick else 5), given.texts, given.corpus, given.device)
     threads = torch.get_num_threads()
-    note(f"{platform.machine()}, {threads} threads, {common.device}: {common.gflops:,.0f} GFLOP/s in float32 matrix products")
+    speed = common.matmul.gflops(timed(common.matmul)[0])
+    note(f"{platform.machine()}, {threads} threads, {common.device}: {speed:,.0f} GFLOP/s in products of matrices at the start")
     print("| what | v2t | beside it | ratio | to reach |\n|---|---|---|---|---|", flush=True)
     for name in given.sections or SECTIONS:
         importlib.import_module(f"tests.benchmarks.{name}").run(common)
