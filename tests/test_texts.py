@@ -6,6 +6,7 @@ import pytest
 
 from v2t_cli import texts
 from v2t_cli.errors import RequestError
+from v2t_cli.lines import to_line
 
 
 def test_lines_end_at_newline_alone(tmp_path):
@@ -62,7 +63,7 @@ def test_split_of_too_few_texts():
 
 
 def test_no_control_character_breaks_a_row():
-    assert texts.to_line("а\nб\r\tв\u2028г\x85д") == "а б  в г д"
+    assert to_line("а\nб\r\tв\u2028г\x85д") == "а б  в г д"
 
 
 def test_order_changes_the_fingerprint():

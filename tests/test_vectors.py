@@ -79,7 +79,7 @@ def test_stream_is_read_chunk_by_chunk(vectors):
         (lambda p, v: np.save(p, np.zeros((2, 3), dtype=np.int8)), "holds int8 of shape"),
         (lambda p, v: np.save(p, np.zeros((2, 3, 4), dtype=np.float32)), "expected floating-point numbers of shape"),
         (lambda p, v: np.save(p, np.where(np.arange(5)[:, None] == 3, np.nan, v)), "row 3 holds NaN"),
-        (lambda p, v: np.save(p, np.full((2, 2), 1e300)), "row 0 holds NaN or infinity"),
+        (lambda p, v: np.save(p, np.full((2, 2), 1e300)), "rows 0, 1 hold NaN or infinity in float32"),
     ],
 )
 def test_what_is_refused(tmp_path, vectors, make, message):

@@ -5,6 +5,7 @@ A folder that any Hugging Face tool opens as a causal LM, plus adapter.safetenso
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from v2t_cli.adapters import ADAPTERS, Adapter
 from v2t_cli.card import model_card
 from v2t_cli.errors import RequestError, one_line
+from v2t_cli.hub import CODE_REFUSED, asks_for_code
 from v2t_cli.info import INFO, CheckpointInfo, read_info
 from v2t_cli.model import Inverter
 from v2t_cli.texts import read_lines
@@ -91,13 +93,14 @@ def _save_adapters(inverter: Inverter, path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
 
 
-def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "auto") -> Checkpoint:
+def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "auto", trust_remote_code: bool = False) -> Checkpoint:
     """Open a checkpoint for decoding, on `device`, in evaluation mode.
 
     precision: of the decoder, the name of a torch dtype. auto: float32 on the CPU, which is slow or wrong in anything
     less; on a GPU the stored type, but 16 bits in the place of 32.
 
-    Raises RequestError, naming the file, where something is missing, truncated or foreign.
+    Raises RequestError, naming the file, where something is missing, truncated or foreign, or where the decoder brings
+    code of its own, unless that is trusted.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,12 +108,14 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     info = read_info(folder)
     auto = torch.float32 if device.type == "cpu" else "auto"
     dtype = auto if precision == "auto" else getattr(torch, precision)
+    _check_index(folder)
+    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        lm, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **common)
+        lm, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **common)
     except Exception as error:
+        if asks_for_code(error):
+            raise RequestError(f"{folder}: {CODE_REFUSED}") from None
         raise RequestError(f"{folder}: the decoder cannot be loaded, a file is missing or damaged: {one_line(error)}") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
@@ -118,6 +123,20 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
         lm.to(torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
     inverter = Inverter(lm, *load_adapters(folder, info, lm.get_input_embeddings().embedding_dim))
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
+
+
+def _check_index(folder: Path) -> None:
+    """Raise RequestError where the index of the shards leads out of the folder."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        outside = [name for name in names if Path(name).name != name]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RequestError(f"{path}: damaged: {one_line(error)}") from None
+    if outside:
+        raise RequestError(f"{path}: names '{outside[0]}', which is no file beside it; the checkpoint is not to be trusted")
 
 
 def load_adapters(folder: Path, info: CheckpointInfo, hidden: int) -> tuple[Adapter, Adapter | None]:

@@ -44,6 +44,9 @@ EncoderOption = Annotated[
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.")
+]
 QualityOption = Annotated[
     Quality | None,
     typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding. best: more of them, and corrected."),
@@ -73,6 +76,7 @@ def embed(
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Texts that the encoder computes at once.")] = None,
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -82,7 +86,9 @@ def embed(
     """
     from v2t_cli.config import load_config
 
-    settings = load_config(config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device})
+    settings = load_config(
+        config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | _trust(trust_remote_code)
+    )
     from v2t_cli.encoder import USE, open_encoder
     from v2t_cli.encoder import embed as embed_texts
     from v2t_cli.info import checkpoint_encoder, read_info
@@ -113,6 +119,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -125,7 +132,7 @@ def train(
     from v2t_cli.config import load_config
     from v2t_cli.texts import check_readable
 
-    settings = load_config(config, set_, {"output": str(output) if output else None, "device": device})
+    settings = load_config(config, set_, {"output": str(output) if output else None, "device": device} | _trust(trust_remote_code))
     check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
     _quiet_libraries()
     from v2t_cli.loop import Hooks
@@ -160,6 +167,7 @@ def decode(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of sampling.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Vectors decoded at once.")] = None,
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -170,7 +178,7 @@ def decode(
     from v2t_cli.config import load_config
 
     typed = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
-    typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size}
+    typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size} | _trust(trust_remote_code)
     settings = load_config(config, set_, typed)
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
@@ -190,7 +198,7 @@ def decode(
     line = formatter(format_, search.candidates)
     with ExitStack() as stack:
         reader = stack.enter_context(open_vectors(vectors))
-        loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision)
+        loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision, settings.decoder.trust_remote_code)
         check_vectors(loaded, reader.dim, reader.name)
         opened = None
         if search.rerank or encoder:  # one that was named is checked in any case
@@ -220,6 +228,7 @@ def evaluate(
     quality: QualityOption = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -230,7 +239,7 @@ def evaluate(
     from v2t_cli.config import load_config
     from v2t_cli.texts import check_readable, read_lines
 
-    settings = load_config(config, set_, {"device": device, "decode.quality": quality})
+    settings = load_config(config, set_, {"device": device, "decode.quality": quality} | _trust(trust_remote_code))
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
     for path in filter(None, (texts, train_texts)):
@@ -246,7 +255,7 @@ def evaluate(
     from v2t_cli.vectors import load_vectors
 
     search = resolve_search(settings.decode)
-    loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision)
+    loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision, settings.decoder.trust_remote_code)
     lines = list(read_lines(texts)) if texts else loaded.held_out()
     opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
     array = embed_all(opened, lines) if vectors is None else load_vectors(vectors)
@@ -263,6 +272,10 @@ def evaluate(
         from v2t_cli.report import evaluation_tables
 
         print(evaluation_tables(result), end="")
+
+
+def _trust(typed: bool) -> dict[str, bool | None]:
+    return {f"{model}.trust_remote_code": typed or None for model in ("encoder", "decoder")}
 
 
 def _checkpoint_folder(named: Path | None, settings: Config) -> Path:

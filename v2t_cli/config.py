@@ -23,10 +23,18 @@ class Section(BaseModel):
     # Frozen: a setting that changes after loading would no longer be what the file and the card say.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def strings_can_be_names(cls, value: Any) -> Any:
+        if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+            raise ValueError("holds a NUL character or half of a surrogate pair")
+        return value
+
 
 class EncoderConfig(Section):
     model: str | None = "sentence-transformers/LaBSE"
     revision: str | None = None
+    trust_remote_code: bool = False
     prompt: str | None = None
     normalize: bool = False
     batch_size: int = Field(256, ge=1)
@@ -49,6 +57,7 @@ class ScratchConfig(Section):
 class DecoderConfig(Section):
     model: str = "ai-forever/rugpt3large_based_on_gpt2"
     revision: str | None = None
+    trust_remote_code: bool = False
     scratch: ScratchConfig | None = None
 
     @model_validator(mode="after")
@@ -145,11 +154,12 @@ class DecodeConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
 
-    @model_validator(mode="after")
-    def batch_holds_something(self) -> DecodeConfig:
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}, expected 'auto' or at least 1")
-        return self
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def batch_holds_something(cls, value: Any) -> Any:
+        if value != "auto" and not (type(value) is int and value >= 1):
+            raise ValueError("expected 'auto' or a whole number of at least 1")
+        return value
 
 
 class EvalConfig(Section):
@@ -185,7 +195,7 @@ def load_config(path: Path | None = None, sets: list[str] | None = None, typed: 
         key, found, value = item.partition("=")
         if not found or not key:
             raise RequestError(f"--set {item}: expected section.key=value, for example --set train.epochs=3")
-        _put(tree, key.strip(), _parse(value, f"--set {item}"))
+        _put(tree, key.strip(), value if value == "-" else _parse(value, f"--set {item}"))  # a dash is stdin, no list
     for key, value in (typed or {}).items():
         if value is not None:
             _put(tree, key, value)
@@ -215,10 +225,29 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what settings have no use for: aliases, which let a few hundred bytes stand for gigabytes, and keys given twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"aliases such as *{event.anchor} are not read; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' is set twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
+        return _Loader(text).get_single_data()
+    except Exception as error:  # PyYAML fails in many ways on what looks like a date, a number or a tag, and by recursion
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise RequestError(f"{where}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(error)}") from None
@@ -236,7 +265,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if tree.get(section) is None:
             tree[section] = {}
         elif not isinstance(tree[section], dict):
-            raise RequestError(f"{dotted}: '{section}' is set to {tree[section]!r}, which is no section")
+            raise RequestError(f"{dotted}: '{section}' is set to {_shown(tree[section])}, which is no section")
         tree = tree[section]
     tree[key] = value
 
@@ -249,7 +278,15 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{key}: unknown key" + (f", did you mean '{'.'.join([*path[:-1], near[0]])}'?" if near else "")
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    return f"{key}: {message}" + ("" if isinstance(given, (dict, Section)) else f", got {given!r}")
+    return f"{key}: {message}" + ("" if isinstance(given, (dict, Section)) else f", got {_shown(given)}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number too long to show"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _keys_at(path: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 
+from v2t_cli.lines import to_line
+
 # The modules below the command line report through this logger and print nothing themselves.
 log = logging.getLogger("v2t")
 
@@ -50,7 +52,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        stderr().print(mark + record.getMessage())
+        stderr().print(mark + to_line(record.getMessage()))  # names out of files may hold what a terminal would obey
 
 
 def is_main_process() -> bool:

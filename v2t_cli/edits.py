@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, combinations
 from typing import NamedTuple
 
-from v2t_cli.texts import to_line
+from v2t_cli.lines import to_line
 
 _WORD = re.compile(r"\w+")
 _MARK = re.compile(r"[^\w\s]")

@@ -109,7 +109,7 @@ class SentenceTransformerEncoder:
         from sentence_transformers import SentenceTransformer
 
         device = pick_device(device)
-        arguments = hub_arguments(config.model, config.revision, "encoder")
+        arguments = hub_arguments(config.model, config.revision, "encoder") | {"trust_remote_code": config.trust_remote_code}
         # A CPU computes in float32 whatever the weights are stored as; a GPU may keep the stored type.
         model_kwargs = {"dtype": torch.float32} if device.type == "cpu" else {}
         try:

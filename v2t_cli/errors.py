@@ -1,10 +1,15 @@
 """The errors v2t raises on purpose. The message is the whole output: one line, what, where, what to do."""
 
+from v2t_cli.lines import to_line
+
 
 class V2TError(Exception):
     """Something failed while working."""
 
     exit_code = 1
+
+    def __init__(self, message: str):
+        super().__init__(to_line(message))  # it may name what a file holds
 
 
 class RequestError(V2TError):

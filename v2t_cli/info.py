@@ -112,7 +112,7 @@ def read_info(folder: Path) -> CheckpointInfo:
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(f"{path}: not a valid {INFO}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path}: not a valid {INFO}: {one_line(error)}") from None
 
 

@@ -23,7 +23,7 @@ def load_lm(config: DecoderConfig):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    arguments = hub_arguments(config.model, config.revision, "decoder")
+    arguments = hub_arguments(config.model, config.revision, "decoder") | {"trust_remote_code": config.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, **arguments)
         lm = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **arguments)

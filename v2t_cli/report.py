@@ -12,8 +12,8 @@ from rich.table import Column, Table
 
 from v2t_cli.console import Advance, log, progress_bar
 from v2t_cli.evaluation import Evaluation
+from v2t_cli.lines import to_line
 from v2t_cli.loop import EvalReport, StepReport
-from v2t_cli.texts import to_line
 
 
 def evaluation_tables(result: Evaluation) -> str:

@@ -16,13 +16,7 @@ import numpy as np
 
 from v2t_cli.errors import RequestError, one_line
 
-# Every character that some program takes for the end of a line, and the other controls.
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ")
-
-
-def to_line(text: str) -> str:
-    """The text with newlines and control characters as spaces, so that a row stays one line."""
-    return text.translate(_CONTROLS)
+MAX_LINE = 2**20  # bytes: longer ones are no sentences, and could fill the memory
 
 
 def read_lines(path: str) -> Iterator[str]:
@@ -31,13 +25,19 @@ def read_lines(path: str) -> Iterator[str]:
     Lines end at "\\n" alone (a carriage return before it belongs to the line end): U+2028 and its like are text.
     Blank lines are yielded too, so that line i stays row i.
 
-    Raises RequestError for a missing or damaged file and for bytes that are not UTF-8, naming the line.
+    Raises RequestError for a missing or damaged file, for bytes that are not UTF-8, NULs among them, and for lines of
+    more than MAX_LINE bytes, naming the line.
     """
     name = "stdin" if path == "-" else path
     with _open(path) as stream:
         number = 0
         try:
-            for number, raw in enumerate(stream, start=1):
+            while raw := stream.readline(MAX_LINE + 1):
+                number += 1
+                if len(raw) > MAX_LINE:
+                    raise RequestError(f"{name}, line {number}: more than {MAX_LINE:,} bytes; expected one sentence a line")
+                if b"\0" in raw:
+                    raise RequestError(f"{name}, line {number}: holds a NUL byte; expected UTF-8 text, one sentence a line")
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield line.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:

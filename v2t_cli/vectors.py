@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,45 +15,53 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from v2t_cli.console import log
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import replacing
 
 CHUNK_ROWS = 4096
+CHUNK_NUMBERS = 2**24  # of wide vectors, fewer rows
+MAX_NUMBERS = 2**48
 
 
 class VectorReader:
-    """The rows of a .npy, in order, as float32. `rows` and `dim` are known before anything is read."""
+    """The rows of a .npy, in order, as float32. `rows`, `dim` and the stored `dtype` are known before anything is read."""
 
     def __init__(self, stream: BinaryIO, name: str):
         self.name = name
         self._stream = stream
-        shape, fortran, self._dtype = self._header()
+        shape, fortran, self.dtype = self._header()
         if len(shape) == 1:  # one vector, as np.save writes a centroid
             shape = (1, *shape)
-        if self._dtype.hasobject:
+        if self.dtype.hasobject:
             raise RequestError(f"{name}: holds Python objects, which need pickle and are never loaded; save it as float32")
-        if len(shape) != 2 or self._dtype.kind != "f" or shape[0] < 0 or shape[1] < 1:
-            found = f"{self._dtype} of shape {shape}"
+        if len(shape) != 2 or self.dtype.kind != "f" or shape[0] < 0 or shape[1] < 1:
+            found = f"{self.dtype} of shape {shape}"
             raise RequestError(f"{name}: holds {found}, expected floating-point numbers of shape (rows, dim)")
-        self.rows, self.dim = shape
+        self.rows, self.dim = map(int, shape)  # a damaged header may say True
+        if self.rows * self.dim > MAX_NUMBERS:
+            raise RequestError(f"{name}: promises {self.rows} rows of {self.dim} numbers, more than any file holds; the header is damaged")
         self._columns = None
         if fortran:  # stored column by column: a row is complete only when all is read
-            self._columns = np.frombuffer(self._read(self.rows * self.dim, 0), self._dtype).reshape(self.dim, self.rows).T
+            self._columns = np.frombuffer(self._read(self.rows * self.dim, 0), self.dtype).reshape(self.dim, self.rows).T
 
     def _header(self) -> tuple[tuple[int, ...], bool, np.dtype]:
         try:
             version = npy.read_magic(self._stream)
             if version not in ((1, 0), (2, 0)):
                 raise ValueError(f"format version {version} is for structured arrays")
-            return npy.read_array_header_1_0(self._stream) if version == (1, 0) else npy.read_array_header_2_0(self._stream)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+                return read(self._stream)
         except Exception as error:  # a damaged header fails in many ways, in NumPy's parser and in Python's
             raise RequestError(f"{self.name}: not a .npy file of vectors: {one_line(error)}") from None
 
     def _read(self, numbers: int, row: int) -> bytes:
-        wanted = numbers * self._dtype.itemsize
+        wanted = numbers * self.dtype.itemsize
         data = self._stream.read(wanted)
         if len(data) < wanted:
-            row += len(data) // (self.dim * self._dtype.itemsize)
+            row += len(data) // (self.dim * self.dtype.itemsize)
             raise RequestError(f"{self.name}: ends after {row} of {self.rows} rows; the file is truncated")
         return data
 
@@ -61,17 +70,20 @@ class VectorReader:
 
         Raises RequestError, naming the row, for a truncated file and for values that are not finite.
         """
+        size = max(1, min(size, CHUNK_NUMBERS // self.dim))
         for start in range(0, self.rows, size):
             count = min(size, self.rows - start)
             if self._columns is not None:
                 chunk = self._columns[start : start + count]
             else:
-                chunk = np.frombuffer(self._read(count * self.dim, start), self._dtype).reshape(count, self.dim)
+                chunk = np.frombuffer(self._read(count * self.dim, start), self.dtype).reshape(count, self.dim)
             with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is reported as that
                 chunk = np.array(chunk, dtype=np.float32, order="C")
-            bad = ~np.isfinite(chunk).all(axis=1)
-            if bad.any():
-                raise RequestError(f"{self.name}: row {start + int(bad.argmax())} holds NaN or infinity")
+            bad = start + np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+            if len(bad):
+                more = f" and {len(bad) - 5} more of these {count} rows" if len(bad) > 5 else ""
+                rows = f"row {bad[0]} holds" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} hold"
+                raise RequestError(f"{self.name}: {rows} NaN or infinity in float32")
             yield chunk
 
 
@@ -84,7 +96,7 @@ def open_vectors(path: str) -> Iterator[VectorReader]:
     if path == "-":
         if sys.stdin.isatty():
             raise RequestError("stdin: is a terminal, expected a .npy; for example: v2t embed texts.txt -o - | v2t decode -")
-        yield VectorReader(sys.stdin.buffer, "stdin")
+        yield _told(VectorReader(sys.stdin.buffer, "stdin"))
         return
     try:
         stream = open(path, "rb")
@@ -93,11 +105,22 @@ def open_vectors(path: str) -> Iterator[VectorReader]:
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     with stream:
+        if stream.peek(2).startswith(b"PK"):
+            raise RequestError(f"{path}: is an archive (.npz), expected a .npy; np.save writes one array of it")
         if stream.seekable():
-            for _ in VectorReader(stream, path).chunks():
+            reader = VectorReader(stream, path)
+            for _ in reader.chunks():
                 pass
+            if stream.read(1):
+                raise RequestError(f"{path}: goes on behind its {reader.rows} rows; damaged, or several arrays in one file")
             stream.seek(0)
-        yield VectorReader(stream, path)
+        yield _told(VectorReader(stream, path))
+
+
+def _told(reader: VectorReader) -> VectorReader:
+    if reader.dtype.itemsize != 4:
+        log.info(f"{reader.name}: {reader.dtype} numbers are read as float32")
+    return reader
 
 
 def load_vectors(path: str) -> np.ndarray:
