@@ -61,14 +61,17 @@ def test_accumulated_small_batches_are_one_large_batch(tmp_path, texts_file, lab
 
 
 def test_two_processes_are_one(tmp_path, texts_file, labse):
-    def launch(processes, output, batch_size):
+    """Also where one goes on with what two have begun."""
+
+    def launch(processes, output, *options, **changed):
         arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        arguments += ["-m", "v2t_cli", "train", "--output", str(output), "--device", "cpu"]
+        arguments += ["-m", "v2t_cli", "train", "--output", str(output), "--device", "cpu", *options]
         settings = {
             "encoder.model": labse,
             "data.texts": texts_file,
-            "train.batch_size": batch_size,
-            "train.epochs": 2,
+            "train.batch_size": 48,
+            "train.gradient_accumulation": 2 // processes,
+            "train.epochs": changed.get("epochs", 2),
             "data.held_out": 0.04,
         }
         settings["decoder.scratch"] = "{n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}"
@@ -79,9 +82,16 @@ def test_two_processes_are_one(tmp_path, texts_file, labse):
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout == f"{output}\n", "the path is printed once"
 
-    launch(2, tmp_path / "two", batch_size=48)  # 96 texts: one step an epoch, so that both see the same batch
-    launch(1, tmp_path / "one", batch_size=96)
+    launch(2, tmp_path / "two")
+    launch(1, tmp_path / "one")
     assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=0, atol=1e-4)
+    loss = {name: read_info(tmp_path / name).held_out.loss for name in ("one", "two")}
+    assert loss["two"] == pytest.approx(loss["one"], abs=1e-3)
+
+    for processes, output in ((2, tmp_path / "begun by two"), (1, tmp_path / "begun by one")):
+        launch(processes, output, epochs=1)
+        launch(1, output, "--resume")
+    assert_same_weights(tmp_path / "begun by one", tmp_path / "begun by two", rtol=0, atol=1e-4)
 
 
 def test_texts_are_embedded_once(tmp_path, texts_file, labse, caplog, monkeypatch):

@@ -6,7 +6,6 @@ A folder that any Hugging Face tool opens as a causal LM, plus adapter.safetenso
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from v2t_cli.adapters import ADAPTERS, Adapter
 from v2t_cli.card import model_card
 from v2t_cli.errors import RequestError, one_line
+from v2t_cli.files import move_in, settle
 from v2t_cli.hub import CODE_REFUSED, asks_for_code
 from v2t_cli.info import INFO, CheckpointInfo, read_info
 from v2t_cli.model import Inverter
@@ -47,11 +47,12 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, inverter: Inverter, tokenizer, info: CheckpointInfo, held_out: list[str], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the checkpoint beside its place and move the files in, v2t.json last; an older one there is replaced.
+    """Write the checkpoint beside its place and move its files in, all or none; an older one there is replaced.
 
     dtype: of the decoder's weights as stored; the adapter, a small part, keeps float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    settle(folder)
     for leftover in folder.glob(f"{UNFINISHED}*"):  # of a save that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
@@ -63,8 +64,7 @@ def save_checkpoint(
         (new / CARD).write_text(model_card(info), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         written = {path.name for path in new.iterdir()}
-        for path in sorted(new.iterdir(), key=lambda path: path.name == INFO):
-            os.replace(path, folder / path.name)
+        move_in(new, folder)
         for path in folder.glob("model*.safetensors*"):  # shards of an older, larger model
             if path.name not in written:
                 path.unlink()

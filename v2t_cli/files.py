@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from v2t_cli.errors import RequestError
 
+_ARRIVED = ".arrived"
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
@@ -47,3 +49,23 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def move_in(new: Path, folder: Path) -> None:
+    """Let all files of the folder `new`, on the same disk, take their places in `folder`.
+
+    At once: from its renaming on they count as there, and whoever is killed on the way leaves the rest to `settle`.
+    """
+    os.replace(new, folder / _ARRIVED)
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Bring what `move_in` has left on the way to its place. Does nothing where there is nothing."""
+    arrived = folder / _ARRIVED
+    if arrived.is_dir():
+        for path in arrived.iterdir():
+            with suppress(FileNotFoundError):  # another process is at it too
+                os.replace(path, folder / path.name)
+        with suppress(FileNotFoundError):
+            arrived.rmdir()

@@ -12,6 +12,7 @@ from v2t_cli.config import EncoderConfig
 from v2t_cli.console import log
 from v2t_cli.encoder import Encoder, EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError, one_line
+from v2t_cli.files import settle
 
 INFO = "v2t.json"
 FORMAT = 1
@@ -94,12 +95,14 @@ class CheckpointInfo(BaseModel):
 
 
 def is_checkpoint(folder: Path) -> bool:
+    settle(folder)
     return (folder / INFO).is_file()
 
 
 def read_info(folder: Path) -> CheckpointInfo:
     """Read v2t.json. Raises RequestError for a folder that is not a checkpoint of ours."""
     path = folder / INFO
+    settle(folder)
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such checkpoint folder; make one with v2t train, or name one with --checkpoint")
     try:

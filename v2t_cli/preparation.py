@@ -143,7 +143,7 @@ def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: E
         "vectors": digest,
         "decoder": decoder.scratch.model_dump() if decoder.scratch else [decoder.model, decoder.revision],
         "adapter": request.adapter.model_dump(),
-        "batch": [request.train.batch_size, request.train.gradient_accumulation, processes],
+        "batch": [request.train.batch_size, request.train.gradient_accumulation * processes],
         "correction": [correction.texts, correction.hypotheses] if correction else None,
     }
 

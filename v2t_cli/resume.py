@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from v2t_cli.errors import RequestError, one_line
+from v2t_cli.files import replacing
 
 FOLDER = ".resume"
 PROGRESS = "progress.json"
@@ -40,8 +41,16 @@ def _latest(output: Path) -> Path | None:
 
 
 def save_state(accelerator, output: Path, progress: TrainingProgress) -> None:
-    """Save model, optimizer, scaler and random states beside the older state, then drop that one."""
+    """Save model, optimizer, scaler and random states beside the older state, then drop that one.
+
+    A state of the same step is the same, but for the seconds.
+    """
     final = output / FOLDER / f"run{progress.run}-step-{progress.step:09d}"
+    if final.exists():
+        if accelerator.is_main_process:
+            with replacing(final / PROGRESS) as stream:
+                stream.write(json.dumps(asdict(progress)).encode())
+        return
     writing = output / FOLDER / "writing"
     if accelerator.is_main_process:
         shutil.rmtree(writing, ignore_errors=True)
@@ -51,7 +60,6 @@ def save_state(accelerator, output: Path, progress: TrainingProgress) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (writing / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
         os.replace(writing, final)
         for old in (output / FOLDER).glob("run?-step-*"):
             if old != final:
