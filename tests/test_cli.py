@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM, SENTENCES
+from conftest import DIM, ROOT, SENTENCES
 
 from v2t_cli.signals import Terminated
 
@@ -97,7 +97,8 @@ def test_train_refuses(v2t, labse, texts_file, tmp_path):
     data = ["--set", f"data.texts={texts_file}"]
     refused(v2t("train", "--set", "train.epoch=3", *data), "train.epoch: unknown key, did you mean 'train.epochs'?")
     refused(v2t("train", "--set", "data.texts=absent.txt", *TINY), "absent.txt: no such file")
-    refused(v2t("train", "--resume", *data, *TINY), "checkpoint: nothing to resume")
+    finished = ROOT / "examples" / "ru-mini"  # without its state
+    refused(v2t("train", "--resume", "--output", finished, *data, *TINY), "ru-mini: nothing to resume")
     refused(v2t("train", "--set", "data.min_chars=50", *data, *TINY), "no text has")
     refused(
         v2t(

@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 
+from v2t_cli.blocks import Block
 from v2t_cli.candidates import Candidate, rank, rerank
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
@@ -130,9 +131,9 @@ def test_tokens_are_found_in_the_text_whatever_the_tokenizer(loaded, encoder):
 def test_best_is_at_least_as_near_as_balanced(loaded, encoder, caplog):
     """On texts of other words than the model knows, so that there is something to correct."""
     target = encoder.encode(["Дядя читает письма в саду.", "Тётя пьёт чай на даче.", *SENTENCES[:2]])
-    balanced = list(decode(loaded, [target], resolve_search(DecodeConfig(beams=8)), encoder))
+    balanced = list(decode(loaded, [Block(0, target)], resolve_search(DecodeConfig(beams=8)), encoder))
     caplog.clear()
-    best = list(decode(loaded, [target], resolve_search(DecodeConfig(quality="best", beams=8, logprob_weight=0)), encoder))
+    best = list(decode(loaded, [Block(0, target)], resolve_search(DecodeConfig(quality="best", beams=8, logprob_weight=0)), encoder))
     assert all(b.best.cosine >= a.best.cosine - 1e-6 for a, b in zip(balanced, best))
     assert sum(b.best.cosine for b in best) > sum(a.best.cosine for a in balanced)
     mean = np.mean([row.encoder_calls for row in best])
@@ -141,7 +142,7 @@ def test_best_is_at_least_as_near_as_balanced(loaded, encoder, caplog):
 
 def test_best_without_an_encoder_goes_by_logprob(loaded, encoder):
     target = encoder.encode(SENTENCES[:3])
-    rows = list(decode(loaded, [target], resolve_search(DecodeConfig(quality="best", beams=4))))
+    rows = list(decode(loaded, [Block(0, target)], resolve_search(DecodeConfig(quality="best", beams=4))))
     assert [row.best.cosine for row in rows] == [None] * 3
     with pytest.raises(RequestError, match=r"decode.rounds is 3, but without decode.rerank"):
         resolve_search(DecodeConfig(quality="fast", rounds=3))

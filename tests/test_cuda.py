@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import SENTENCES, tiny_config
 
+from v2t_cli.blocks import Block
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
 from v2t_cli.decoding import decode
@@ -23,7 +24,7 @@ def target(labse):
 def texts(checkpoint, device, target, **settings):
     search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, **settings))
     loaded = load_checkpoint(checkpoint, torch.device(device), search.precision)
-    return [row.best.text for row in decode(loaded, [target], search)]
+    return [row.best.text for row in decode(loaded, [Block(0, target)], search)]
 
 
 def test_greedy_text_is_that_of_the_cpu(checkpoint, target):
@@ -61,7 +62,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(checkpoint, target, caplog):
         many = [target[i % len(target)] for i in range(200_000)]
         loaded = load_checkpoint(checkpoint, torch.device("cuda"), "float32")
         search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, batch_size=200_000))
-        got = [row.best.text for row in decode(loaded, [np.stack(many)], search)]
+        got = [row.best.text for row in decode(loaded, [Block(0, np.stack(many))], search)]
     finally:
         del hog
     assert "out of memory: going on with" in caplog.text

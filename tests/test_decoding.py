@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import DIM, SENTENCES
 
+from v2t_cli.blocks import Block, grid
 from v2t_cli.candidates import Candidate, Row
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
@@ -35,27 +36,27 @@ def search(**settings):
 
 
 def test_it_learned_to_invert(loaded, encoder, target):
-    rows = list(decode(loaded, [target], search(quality="balanced"), encoder))
+    rows = list(decode(loaded, [Block(0, target)], search(quality="balanced"), encoder))
     exact = np.mean([row.best.text == text for row, text in zip(rows, SENTENCES)])
     assert exact >= 0.8, [row.best.text for row in rows]
 
 
 def test_rows_come_in_order_whatever_the_chunks_and_batches(loaded, target):
-    whole = list(decode(loaded, [target], search()))
-    pieces = list(decode(loaded, np.array_split(target, 5), search(batch_size=2)))
+    whole = list(decode(loaded, [Block(0, target)], search()))
+    pieces = list(decode(loaded, [Block(rows.start, target[rows.start : rows.stop]) for rows in grid(12, 5)], search(batch_size=2)))
     assert [row.index for row in pieces] == list(range(12))
     assert [row.best.text for row in pieces] == [row.best.text for row in whole]
     np.testing.assert_allclose([r.best.logprob for r in pieces], [r.best.logprob for r in whole], atol=1e-3)
 
 
 def test_one_beam_is_greedy(loaded, target):
-    greedy = [row.best.text for row in decode(loaded, [target], search())]
-    assert greedy == [row.best.text for row in decode(loaded, [target], search(strategy="beam", beams=1))]
+    greedy = [row.best.text for row in decode(loaded, [Block(0, target)], search())]
+    assert greedy == [row.best.text for row in decode(loaded, [Block(0, target)], search(strategy="beam", beams=1))]
 
 
 def test_beams_find_texts_at_least_as_likely(loaded, target):
-    greedy = [row.best.logprob for row in decode(loaded, [target], search())]
-    beam = [row.best.logprob for row in decode(loaded, [target], search(strategy="beam", beams=6))]
+    greedy = [row.best.logprob for row in decode(loaded, [Block(0, target)], search())]
+    beam = [row.best.logprob for row in decode(loaded, [Block(0, target)], search(strategy="beam", beams=6))]
     assert all(b >= g - 1e-3 for b, g in zip(beam, greedy)) and sum(beam) > sum(greedy) - 1e-3
 
 
@@ -63,7 +64,7 @@ def test_logprob_is_that_of_the_loss(loaded, target):
     from v2t_cli.lm import tokenize
     from v2t_cli.tokens import pad
 
-    rows = list(decode(loaded, [target], search()))
+    rows = list(decode(loaded, [Block(0, target)], search()))
     texts = [row.best.text for row in rows]
     ids, lengths = pad(tokenize(loaded.tokenizer, texts), loaded.tokenizer.pad_token_id, torch.device("cpu"))
     with torch.inference_mode():
@@ -73,7 +74,7 @@ def test_logprob_is_that_of_the_loss(loaded, target):
 
 
 def test_rerank_sorts_by_the_cosine_of_the_printed_text(loaded, encoder, target):
-    rows = list(decode(loaded, [target], search(quality="balanced", candidates=4, logprob_weight=0), encoder))
+    rows = list(decode(loaded, [Block(0, target)], search(quality="balanced", candidates=4, logprob_weight=0), encoder))
     for i, row in enumerate(rows):
         cosines = [candidate.cosine for candidate in row.candidates]
         assert cosines == sorted(cosines, reverse=True) and 1 <= len(cosines) <= 4
@@ -83,13 +84,13 @@ def test_rerank_sorts_by_the_cosine_of_the_printed_text(loaded, encoder, target)
 
 
 def test_rerank_is_no_worse_than_log_probability(loaded, encoder, target):
-    plain = [row.best.text for row in decode(loaded, [target], search(strategy="beam", beams=8))]
-    reranked = [row.best.text for row in decode(loaded, [target], search(quality="balanced", logprob_weight=0), encoder)]
+    plain = [row.best.text for row in decode(loaded, [Block(0, target)], search(strategy="beam", beams=8))]
+    reranked = [row.best.text for row in decode(loaded, [Block(0, target)], search(quality="balanced", logprob_weight=0), encoder)]
     assert (row_cosine(encoder.encode(reranked), target) >= row_cosine(encoder.encode(plain), target) - 1e-5).all()
 
 
 def test_without_an_encoder_there_is_no_cosine(loaded, target):
-    rows = list(decode(loaded, [target], search(quality="balanced")))
+    rows = list(decode(loaded, [Block(0, target)], search(quality="balanced")))
     assert all(row.best.cosine is None for row in rows)
 
 
@@ -97,7 +98,7 @@ def test_sampling_follows_the_seed(loaded, target):
     def draw(seed):
         return [
             c.text
-            for row in decode(loaded, [target], search(strategy="sample", candidates=3, top_p=1.0), seed=seed)
+            for row in decode(loaded, [Block(0, target)], search(strategy="sample", candidates=3, top_p=1.0), seed=seed)
             for c in row.candidates
         ]
 
@@ -105,17 +106,17 @@ def test_sampling_follows_the_seed(loaded, target):
 
 
 def test_no_vectors_no_rows(loaded):
-    assert list(decode(loaded, [np.empty((0, DIM), np.float32)], search())) == []
+    assert list(decode(loaded, [Block(0, np.empty((0, DIM), np.float32))], search())) == []
     assert list(decode(loaded, [], search())) == []
 
 
 def test_the_positions_of_the_decoder_are_a_limit(loaded, target):
-    rows = list(decode(loaded, [target], search(max_new_tokens=10_000)))
+    rows = list(decode(loaded, [Block(0, target)], search(max_new_tokens=10_000)))
     assert len(rows) == 12
 
 
 def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
-    expected = [row.best.text for row in decode(loaded, [target], search())]
+    expected = [row.best.text for row in decode(loaded, [Block(0, target)], search())]
     real = type(loaded.inverter).prefix
 
     def short_of_memory(self, vectors, hypotheses=None):
@@ -124,14 +125,14 @@ def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
         return real(self, vectors, hypotheses)
 
     monkeypatch.setattr(type(loaded.inverter), "prefix", short_of_memory)
-    assert [row.best.text for row in decode(loaded, [target], search())] == expected
+    assert [row.best.text for row in decode(loaded, [Block(0, target)], search())] == expected
     assert "going on with" in caplog.text
 
 
 def test_foreign_vectors_are_noticed(loaded, target, caplog):
-    list(decode(loaded, [target], search()))
+    list(decode(loaded, [Block(0, target)], search()))
     assert "do not look like" not in caplog.text
-    list(decode(loaded, [target * 30], search()))
+    list(decode(loaded, [Block(0, target * 30)], search()))
     assert "do not look like" in caplog.text
 
 

@@ -8,11 +8,11 @@ PACKAGE = Path(__file__).parent.parent / "v2t_cli"
 # From the bottom up. A module imports from lines above its own, and from those before it on its line.
 HOUSE = """
     lines errors choices metrics
-    config console files
-    signals device hub texts vectors tokens
-    encoder adapters
+    blocks config console files
+    signals device processes hub texts vectors tokens
+    encoder adapters outputs
     info batching model lm
-    scoring card dataset checkpoint resume examples plan
+    scoring card dataset checkpoint resume examples plan schedule
     search readers candidates edits generation correction
     loop decoding hypotheses
     preparation training evaluation rows report

@@ -16,6 +16,7 @@ from v2t_cli.encoder import open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.info import read_info
 from v2t_cli.loop import Hooks
+from v2t_cli.schedule import Schedule
 from v2t_cli.training import train
 
 
@@ -249,6 +250,8 @@ class TestOutputFolder:
 
     def test_nothing_to_resume(self, tmp_path, texts_file, labse):
         with pytest.raises(RequestError, match="nothing to resume"):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "thesis.docx").write_text("years of work")
             train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True)
         with pytest.raises(RequestError, match="exclude each other"):
             train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True, overwrite=True)
@@ -274,21 +277,42 @@ class TestOutputFolder:
         with pytest.raises(RequestError, match="is not the one of the run in"):
             train(tiny_config(texts_file, other, tmp_path / "out"), resume_run=True)
 
-    def test_new_rates_count_after_a_resume(self, tmp_path, texts_file, labse, monkeypatch):
+    def test_a_run_that_saved_nothing_starts_again(self, tmp_path, texts_file, labse, caplog):
+        config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1")
+        assert train(config, resume_run=True).finished and "nothing was saved there yet" in caplog.text
+        assert read_info(tmp_path / "out").training.steps == 6
+
+    def test_what_changes_the_result_is_refused_and_what_does_not_is_taken(self, tmp_path, texts_file, labse):
+        config = self.begin(tmp_path, texts_file, labse, "train.learning_rate=1e-3")
+
+        def changed(**settings):
+            return config.model_copy(update={"train": config.train.model_copy(update=settings)})
+
+        with pytest.raises(RequestError, match=r"changed: learning rates \(\[0.001, .*\] then, \[0.002, .*\] now\), weight_decay"):
+            train(changed(learning_rate=2e-3, weight_decay=0.5), resume_run=True)
+        assert train(changed(eval_steps=1, save_steps=2, samples=0), resume_run=True).finished
+
+    def test_more_epochs_go_on_from_where_the_rate_is(self, tmp_path, texts_file, labse, monkeypatch, caplog):
         from v2t_cli.loop import Run
 
-        config = self.begin(tmp_path, texts_file, labse)
+        config = self.begin(tmp_path, texts_file, labse, "train.warmup=0")
         rates, real = [], Run._step
 
         def spy(run, fraction):
             out = real(run, fraction)
-            rates.append((run.optimizer.param_groups[0]["lr"], run.optimizer.param_groups[0]["weight_decay"]))
+            rates.append(run.optimizer.param_groups[0]["lr"] / 5e-4)
             return out
 
         monkeypatch.setattr(Run, "_step", spy)
-        slower = config.train.model_copy(update={"learning_rate": 1e-9, "weight_decay": 0.5})
-        train(config.model_copy(update={"train": slower}), resume_run=True)
-        assert rates and all(rate <= 1e-9 and decay == 0.5 for rate, decay in rates)
+        longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 3})})
+        train(longer, resume_run=True)
+        assert "ends after 18 steps now, not 6 steps: the learning rate goes on from 52% of its peak" in caplog.text
+        assert len(rates) == 15 and rates[0] == pytest.approx(0.525), "half of the cosine was done"
+        assert rates == sorted(rates, reverse=True) and 0.05 < rates[-1] < 0.1
+        rates.clear()
+        train(longer, hooks=stopping(3), overwrite=True)
+        train(longer, resume_run=True)
+        assert rates == [pytest.approx(Schedule(18, None, 0.0).share(step / 18)) for step in range(18)], "unchanged, it is one curve"
 
     def test_a_folder_that_cannot_be_made(self, tmp_path, texts_file, labse):
         (tmp_path / "file").write_text("")

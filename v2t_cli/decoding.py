@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from v2t_cli.batching import HalvingBatches
+from v2t_cli.blocks import Block
 from v2t_cli.candidates import Candidate, Row, rerank
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import log
@@ -17,7 +20,9 @@ from v2t_cli.device import to_device
 from v2t_cli.encoder import Encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.generation import generate
+from v2t_cli.info import INFO
 from v2t_cli.model import Inverter
+from v2t_cli.processes import ALONE, Processes
 from v2t_cli.search import Search
 
 # Sequences that are searched at once when decode.batch_size is auto: more would not be faster.
@@ -38,47 +43,67 @@ def check_vectors(checkpoint: Checkpoint, dim: int, name: str) -> None:
         )
 
 
-def decode(
-    checkpoint: Checkpoint, chunks: Iterable[np.ndarray], search: Search, encoder: Encoder | None = None, seed: int = 0
-) -> Iterator[Row]:
-    """Yield a Row for each vector, in order.
-
-    chunks: float32 arrays (rows, dim). encoder: the one the vectors came from, for cosines; needed where
-    search.rerank is set, else every cosine is None and nothing is corrected. seed: of sampling; draws also depend on the batch size.
-    """
-    if encoder is None:
-        search = replace(search, rerank=False, rounds=0)
+def fit(checkpoint: Checkpoint, search: Search) -> Search:
+    """The search as this checkpoint can do it on its device: no text longer than its positions, batches that have room."""
     limit = checkpoint.inverter.n_positions
     if limit is not None:  # past its positions a decoder fails with a bare IndexError
         search = replace(search, max_new_tokens=min(search.max_new_tokens, limit))
-    torch.manual_seed(seed)
-    size = search.batch_size
-    if size == "auto":
-        size = max(1, _auto_sequences(checkpoint.inverter, search.max_new_tokens) // search.beams)
-    batches = HalvingBatches(size, checkpoint.inverter.drop_static_cache)
-    corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if search.rounds else None
-    index = encoder_calls = 0
-    for number, chunk in enumerate(chunks):
-        if number == 0:
-            _warn_if_foreign(checkpoint, chunk)
+    if search.batch_size == "auto":
+        sequences = _auto_sequences(checkpoint.inverter, search.max_new_tokens)
+        search = replace(search, batch_size=max(1, sequences // search.beams))
+    return search
 
-        def run(part: slice, chunk: np.ndarray = chunk) -> list[tuple[list[Candidate], int]]:
-            rows = _decode_batch(checkpoint, chunk[part], search)
+
+def signature(checkpoint: Checkpoint, search: Search) -> dict[str, Any]:
+    """What the texts depend on, but for vectors and encoder: as JSON. The batch size changes them in the last bits at most."""
+    settings = {name: value for name, value in asdict(search).items() if name not in ("batch_size", "compile")}
+    return {"checkpoint": hashlib.sha256((checkpoint.folder / INFO).read_bytes()).hexdigest()[:12], **settings}
+
+
+def decode(
+    checkpoint: Checkpoint,
+    blocks: Iterable[Block],
+    search: Search,
+    encoder: Encoder | None = None,
+    seed: int = 0,
+    processes: Processes = ALONE,
+) -> Iterator[Row]:
+    """Yield a Row for each vector, in order.
+
+    blocks: vectors (rows, dim), some of them in each process. encoder: the one the vectors came from, for cosines; needed
+    where search.rerank is set, else every cosine is None and nothing is corrected. seed: of sampling; draws also depend on
+    where blocks begin, and on the batch size.
+    """
+    if encoder is None:
+        search = replace(search, rerank=False, rounds=0)
+    search = fit(checkpoint, search)
+    batches = HalvingBatches(search.batch_size, checkpoint.inverter.drop_static_cache)
+    corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if search.rounds else None
+    count = encoder_calls = 0
+    for first, vectors in blocks:
+        if not count:
+            _warn_if_foreign(checkpoint, vectors)
+        if search.strategy == "sample":  # anew for each block, since it may be another process or run that comes to it
+            torch.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
+
+        def run(part: slice, vectors: np.ndarray = vectors) -> list[tuple[list[Candidate], int]]:
+            rows = _decode_batch(checkpoint, vectors[part], search)
             if not search.rerank:
                 return [(row, 0) for row in rows]
             calls = np.array([len(row) for row in rows])
-            rerank(rows, chunk[part], encoder, search.logprob_weight, search.until_cosine)
+            rerank(rows, vectors[part], encoder, search.logprob_weight, search.until_cosine)
             if corrector is not None:
-                calls += corrector.correct(chunk[part], rows)
+                calls += corrector.correct(vectors[part], rows)
             return list(zip(rows, calls.tolist()))
 
-        for candidates, calls in batches.map(run, len(chunk)):
+        for index, (candidates, calls) in enumerate(batches.map(run, len(vectors)), first):
             # Without their vectors: each is a view that keeps those of the whole batch in memory.
             yield Row(index, [replace(candidate, vector=None) for candidate in candidates[: search.candidates]], calls)
             encoder_calls += calls
-            index += 1
-    if corrector is not None and index and encoder_calls:
-        log.info(f"{encoder_calls / index:,.0f} texts re-embedded a vector")
+            count += 1
+    count, encoder_calls = processes.total(count, encoder_calls)
+    if corrector is not None and encoder_calls:
+        log.info(f"{encoder_calls / count:,.0f} texts re-embedded a vector")
 
 
 def _auto_sequences(inverter: Inverter, max_new_tokens: int) -> int:

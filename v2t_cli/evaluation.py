@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from v2t_cli.blocks import Block, grid
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import Track, log, silent
-from v2t_cli.decoding import decode
-from v2t_cli.encoder import CHUNK_TEXTS, Encoder, embed, row_cosine, unit_rows
+from v2t_cli.decoding import decode, fit
+from v2t_cli.encoder import CHUNK_TEXTS, Encoder, embed_all, embed_chunks, row_cosine, unit_rows
 from v2t_cli.errors import RequestError
 from v2t_cli.lm import tokenize
 from v2t_cli.metrics import Interval, TextScores, ratio_interval, score_texts
+from v2t_cli.processes import ALONE, Processes
 from v2t_cli.scoring import score
 from v2t_cli.search import Search
 
@@ -90,8 +92,9 @@ def evaluate(
     seed: int = 0,
     train_texts: Iterable[str] | None = None,
     track: Track = silent,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Decode the vectors of the texts and compare. vectors: float32 (len(texts), dim).
+    """Decode the vectors of the texts and compare. vectors: float32 (len(texts), dim). Several processes share the texts.
 
     train_texts: the file it was trained on, for the nearest-neighbour baseline; needs the encoder. The texts that the run
     held out are left out of it: each would find itself.
@@ -107,13 +110,18 @@ def evaluate(
         known = [text for text in train_texts if text not in held_out]
         if not known:
             raise RequestError("--train-texts: no texts but those that the run held out")
-    losses, lengths = token_losses(checkpoint, texts, vectors)
+    search = fit(checkpoint, search)
+    blocks = processes.share(grid(len(texts), search.batch_size))
+    mine = slice(blocks[0].start, blocks[-1].stop) if blocks else slice(0)
+    losses, lengths = (np.array(processes.gather(part.tolist())) for part in token_losses(checkpoint, texts[mine], vectors[mine]))
     rows = []
     start = time.perf_counter()
-    with track("decoding", len(texts)) as advance:
-        for row in decode(checkpoint, [vectors], search, encoder, seed):
+    with track("decoding", mine.stop - (mine.start or 0)) as advance:
+        parts = (Block(part.start, vectors[part.start : part.stop]) for part in blocks)
+        for row in decode(checkpoint, parts, search, encoder, seed, processes):
             rows.append(row)
             advance(1)
+    rows = processes.gather(rows)
     milliseconds = 1000 * (time.perf_counter() - start) / len(texts)
     generated = [row.best.text for row in rows]
     if encoder is None:
@@ -121,7 +129,7 @@ def evaluate(
     elif search.rerank:
         cosines = np.array([row.best.cosine for row in rows])
     else:
-        cosines = row_cosine(encoder.encode(generated), vectors)
+        cosines = row_cosine(embed_all(encoder, generated, processes), vectors)
     loss = float(losses.sum() / lengths.sum())
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:samples])
     return Evaluation(
@@ -135,7 +143,7 @@ def evaluate(
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, generated, texts, cosines),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
-        nearest=None if known is None else nearest_texts(encoder, known, texts, vectors, track),
+        nearest=None if known is None else nearest_texts(encoder, known, texts, vectors, track, processes),
         samples=[Sample(texts[i], generated[i], None if cosines is None else float(cosines[i])) for i in chosen],
     )
 
@@ -157,20 +165,25 @@ def token_losses(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) 
     return -logprobs, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
-def nearest_texts(encoder: Encoder, train_texts: list[str], texts: list[str], vectors: np.ndarray, track: Track) -> TextScores:
+def nearest_texts(
+    encoder: Encoder, train_texts: list[str], texts: list[str], vectors: np.ndarray, track: Track = silent, processes: Processes = ALONE
+) -> TextScores:
     """Scores of copying: the training text with the nearest vector stands for each text. No vector of theirs is kept."""
     unit = unit_rows(vectors)
     cosines = np.full(len(texts), -np.inf, dtype=np.float32)
     found = [""] * len(texts)
-    with track("nearest training texts", len(train_texts)) as advance:
-        for number, chunk in enumerate(embed(encoder, train_texts)):
+    blocks = processes.share(grid(len(train_texts), CHUNK_TEXTS))
+    chunks = embed_chunks(encoder, (train_texts[rows.start : rows.stop] for rows in blocks), processes)
+    with track("nearest training texts", sum(map(len, blocks))) as advance:
+        for chunk, rows in zip(chunks, blocks):
             similarity = unit @ unit_rows(chunk).T  # (texts, chunk)
             place = similarity.argmax(axis=1)
             value = similarity[np.arange(len(texts)), place]
             for i in np.flatnonzero(value > cosines):
-                cosines[i], found[i] = value[i], train_texts[number * CHUNK_TEXTS + place[i]]
+                cosines[i], found[i] = value[i], train_texts[rows.start + place[i]]
             advance(len(chunk))
-    return score_texts(found, texts, cosines)
+    cosines, found = zip(*(max(of_text) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))))
+    return score_texts(list(found), texts, np.array(cosines))
 
 
 def _by_length(lengths: np.ndarray, generated: list[str], texts: list[str], cosines: np.ndarray | None) -> list[LengthClass]:

@@ -15,15 +15,20 @@ from v2t_cli.errors import RequestError
 _ARRIVED = ".arrived"
 
 
+def check_target(path: str | Path) -> Path:
+    """The absolute path of a file to write: a link stays, the file it leads to is replaced. Raises RequestError for a folder."""
+    if Path(path).is_dir():
+        raise RequestError(f"{path}: is a folder, expected the name of a file to write")
+    return Path(path).resolve()
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     Parent folders are created. Raises RequestError where the place cannot be written.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise RequestError(f"{path}: is a folder, expected the name of a file to write")
+    path = check_target(path)
     if path.exists() and not path.is_file():  # /dev/null, a named pipe: nothing that could be replaced
         with tempfile.TemporaryFile() as stream:
             yield stream
@@ -31,7 +36,6 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             with open(path, "wb") as out:
                 shutil.copyfileobj(stream, out)
         return
-    path = path.resolve()  # a link stays, the file it leads to is replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from v2t_cli.blocks import Block, grid
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.config import DecodeConfig
 from v2t_cli.console import Track, log
@@ -43,10 +44,10 @@ def make_hypotheses(
         search = replace(resolve_search(DecodeConfig(quality="fast", candidates=count)), max_new_tokens=checkpoint.info.lengths.max_tokens)
         order = np.argsort(split.lengths, kind="stable")  # texts of one length end together
         rows = split.rows[order]
-        chunks = (np.asarray(vectors[rows[start : start + CHUNK]], dtype=np.float32) for start in range(0, len(rows), CHUNK))
+        blocks = (Block(part.start, np.asarray(vectors[rows[part.start : part.stop]], dtype=np.float32)) for part in grid(len(rows), CHUNK))
         wrong = []
         with track("making hypotheses", len(split)) as advance:
-            for i, row in zip(order.tolist(), decode(checkpoint, chunks, search)):
+            for i, row in zip(order.tolist(), decode(checkpoint, blocks, search)):
                 right = to_line(split.texts[i]).strip()
                 wrong += [(i, candidate.text) for candidate in row.candidates if candidate.text and candidate.text != right]
                 advance(1)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,10 @@ from v2t_cli.info import (
 )
 from v2t_cli.model import Inverter
 from v2t_cli.plan import Batch, Plan
+from v2t_cli.schedule import Schedule
 from v2t_cli.search import resolve_search
 
 LOG_STEPS = 20
-FINAL_LEARNING_RATE = 0.05  # of the peak
 
 
 @dataclass
@@ -114,6 +114,11 @@ class _Window:
         return mean
 
 
+def _told(length: tuple[int, float | None]) -> str:
+    steps, minutes = length
+    return f"{steps:,} steps" + (f" or {minutes:g} minutes" if minutes else "")
+
+
 @dataclass
 class Run:
     """A prepared training run."""
@@ -140,6 +145,7 @@ class Run:
         )
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self._schedule = self._going_on()
         rates = settings.learning_rates(self.config.decoder.scratch is not None)
         self._peaks = dict(zip(("decoder", "adapter"), rates))
 
@@ -148,10 +154,26 @@ class Run:
         """Where in the configuration this run is described."""
         return "train.correction" if self.base else "train"
 
+    def _going_on(self) -> Schedule:
+        """The schedule of this run; one that was begun with another end goes on from where it is to the new one."""
+        settings, progress = self.config.train, self.progress
+        new = Schedule(self.total_steps, settings.max_minutes, settings.warmup, progress.schedule_start)
+        length = (self.total_steps, settings.max_minutes)
+        if progress.length not in (None, length):
+            before = replace(new, total_steps=progress.length[0], max_minutes=progress.length[1])
+            reached = before.fraction(progress.step, progress.seconds)
+            begun = new.fraction(progress.step, progress.seconds)
+            new.start = progress.schedule_start = (begun, before.position(reached))
+            log.info(
+                f"the run ends after {_told(length)} now, not {_told(progress.length)}: "
+                f"the learning rate goes on from {before.share(reached):.0%} of its peak to there"
+            )
+        progress.length = length
+        return new
+
     def fraction(self) -> float:
-        """How much of the run is done, 0 to 1, by steps or by the clock, whichever is ahead."""
-        by_clock = self.progress.seconds / 60 / self.config.train.max_minutes if self.config.train.max_minutes else 0.0
-        return min(1.0, max(self.progress.step / self.total_steps, by_clock))
+        """How much of the run is done, 0 to 1."""
+        return self._schedule.fraction(self.progress.step, self.progress.seconds)
 
     def loop(self, should_stop: Callable[[], bool]) -> TrainResult:
         """Train to the end, or until told to stop; leave a complete checkpoint either way."""
@@ -201,15 +223,6 @@ class Run:
         both = self.accelerator.gather(both).view(-1, 2).max(dim=0).values.tolist()
         return both[0], bool(both[1])
 
-    def _learning_rate(self, fraction: float) -> float:
-        """Share of the peak: a linear rise during the warm-up, then a cosine down to FINAL_LEARNING_RATE."""
-        warmup = self.config.train.warmup
-        if fraction < warmup:
-            # The first step is not free: half a step into the warm-up.
-            return max(fraction, 0.5 / self.total_steps) / warmup
-        down = (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))) / 2
-        return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * down
-
     def _group(self) -> list[Batch]:
         """The micro-batches of the current step, of all processes: each needs one, also where an epoch's last step has too few."""
         group = self._plan.step(self.progress.step)
@@ -220,8 +233,7 @@ class Run:
         """One optimizer step. Returns the summed loss of this process's texts, in nats, and their tokens."""
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
-            # Set at each step, from the configuration: a resumed run may have been given other rates.
-            group["lr"] = self._peaks[group["name"]] * self._learning_rate(fraction)
+            group["lr"] = self._peaks[group["name"]] * self._schedule.share(fraction)
             group["weight_decay"] = self.config.train.weight_decay
         self.model.train()
         everyone = self._group()

@@ -134,7 +134,7 @@ def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: E
     if identity is None:  # vectors of an encoder are known by its probe vector, those made elsewhere by their statistics
         parts = statistics(vectors, corpus.train.rows)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
-    decoder, correction = request.decoder, request.train.correction
+    decoder, settings, correction = request.decoder, request.train, request.train.correction
     return {
         "texts": corpus.sha256[:12],
         "held_out": request.data.held_out,
@@ -143,8 +143,10 @@ def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: E
         "vectors": digest,
         "decoder": decoder.scratch.model_dump() if decoder.scratch else [decoder.model, decoder.revision],
         "adapter": request.adapter.model_dump(),
-        "batch": [request.train.batch_size, request.train.gradient_accumulation * processes],
-        "correction": [correction.texts, correction.hypotheses] if correction else None,
+        "batch": [settings.batch_size, settings.gradient_accumulation * processes],
+        "learning rates": settings.learning_rates(decoder.scratch is not None),
+        **{key: getattr(settings, key) for key in ("weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
+        "correction": correction.model_dump(exclude={"epochs", "max_minutes"}) if correction else None,
     }
 
 
@@ -249,7 +251,6 @@ def _hypotheses(
         accelerator.wait_for_everyone()
         for name, (split, count) in parts.items():
             make_hypotheses(folder / name, checkpoint, encoder, split, vectors, count, hooks.track)
-        set_seed(config.seed)  # drawn from by decoding
     read = [
         read_hypotheses(folder / name, split, vectors, tokenizer, inverter.n_correction_positions) for name, (split, _) in parts.items()
     ]

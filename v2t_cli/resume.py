@@ -11,6 +11,7 @@ from typing import Any
 
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import replacing
+from v2t_cli.outputs import check_unchanged
 
 FOLDER = ".resume"
 PROGRESS = "progress.json"
@@ -20,12 +21,15 @@ PROGRESS = "progress.json"
 class TrainingProgress:
     """How far a run has come, and what must not change between its parts.
 
-    run: 1 trains the inverter, 2 its correction; step: optimizer steps; seconds: of training.
+    run: 1 trains the inverter, 2 its correction; step: optimizer steps; seconds: of training; length: steps and minutes of
+    the whole run; schedule_start: as in Schedule.
     """
 
     run: int = 1
     step: int = 0
     seconds: float = 0.0
+    length: tuple[int, float | None] | None = None
+    schedule_start: tuple[float, float] = (0.0, 0.0)
     signature: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,12 +78,11 @@ def read_progress(output: Path, signature: dict[str, Any]) -> TrainingProgress:
     try:
         progress = TrainingProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
         before = dict(progress.signature)
+        progress.length = tuple(progress.length) if progress.length else None
+        progress.schedule_start = tuple(progress.schedule_start)
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(folder, error) from None
-    now = json.loads(json.dumps(signature))  # as it comes back from the file
-    if changed := [key for key in now | before if before.get(key) != now.get(key)]:
-        differences = ", ".join(f"{key} ({before.get(key)} then, {now.get(key)} now)" for key in changed)
-        raise RequestError(f"{output}: the run there is another one, changed: {differences}; --overwrite starts anew")
+    check_unchanged(before, signature, str(output))
     return progress
 
 

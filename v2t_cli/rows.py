@@ -8,7 +8,10 @@ from collections.abc import Callable
 from v2t_cli.candidates import Candidate, Row
 from v2t_cli.choices import Format
 
-TSV_HEADER = "index\ttext\tlogprob\tcosine"
+
+def header(name: Format) -> list[str]:
+    """The lines before the first row."""
+    return ["index\ttext\tlogprob\tcosine"] if name == "tsv" else []
 
 
 def formatter(name: Format, candidates: int) -> Callable[[Row], str]:

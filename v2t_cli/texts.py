@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
@@ -44,6 +45,31 @@ def read_lines(path: str) -> Iterator[str]:
             raise RequestError(f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file first") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise RequestError(f"{name}: damaged .gz file after line {number}: {one_line(error)}") from None
+
+
+def read_blocks(path: str, ranges: Iterable[range]) -> Iterator[list[str]]:
+    """Yield the lines of these numbers, ascending, counted from 0. Raises RequestError as `read_lines` does."""
+    lines, following = read_lines(path), 0
+    for rows in ranges:
+        yield list(islice(lines, rows.start - following, rows.stop - following))
+        following = rows.stop
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a file of texts is: its lines, and SHA-256 (hex) of them."""
+
+    lines: int
+    sha256: str
+
+
+def survey(path: str) -> Survey:
+    """Read a file to its end. Raises RequestError as `read_lines` does."""
+    digest, lines = hashlib.sha256(), 0
+    for text in read_lines(path):
+        digest.update(text.encode() + b"\n")
+        lines += 1
+    return Survey(lines, digest.hexdigest())
 
 
 def check_readable(path: str) -> None:

@@ -9,28 +9,34 @@ from v2t_cli import resume
 from v2t_cli.batching import free_memory
 from v2t_cli.checkpoint import UNFINISHED
 from v2t_cli.config import Config, DecoderConfig
+from v2t_cli.console import log
 from v2t_cli.errors import RequestError
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.loop import Hooks, TrainResult
 from v2t_cli.preparation import names_encoder, prepare
 
 
-def check_output(output: Path, resume_run: bool, overwrite: bool) -> None:
-    """Refuse a folder that would be damaged. Raises RequestError."""
+def check_output(output: Path, resume_run: bool, overwrite: bool) -> bool:
+    """Whether there is a run to go on with, if that is wanted. Refuses a folder that would be damaged: raises RequestError."""
     if resume_run and overwrite:
         raise RequestError("--resume and --overwrite exclude each other")
     place = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise RequestError(f"{output}: cannot be made, {place} is {'not writable' if place.is_dir() else 'a file'}")
     begun = resume.latest_run(output) > 0
-    if resume_run and not begun:
+    if resume_run and begun:
+        return True
+    if not output.is_dir() or all(_left_over(path) for path in output.iterdir()):
+        if resume_run:  # the same command may start a run and go on with it
+            log.info(f"{output}: nothing was saved there yet, the run starts from its beginning")
+        return False
+    if resume_run:
         raise RequestError(f"{output}: nothing to resume there; start the run without --resume")
-    if resume_run or not output.is_dir() or all(_left_over(path) for path in output.iterdir()):
-        return
     if not (is_checkpoint(output) or begun):
         raise RequestError(f"{output}: holds something other than a v2t checkpoint; choose another --output")
     if not overwrite:
         raise RequestError(f"{output}: holds a run already; --resume goes on with it, --overwrite replaces it")
+    return False
 
 
 def _left_over(path: Path) -> bool:
@@ -48,7 +54,7 @@ def train(config: Config, resume_run: bool = False, overwrite: bool = False, hoo
     """
     hooks = hooks or Hooks()
     output = Path(config.output)
-    check_output(output, resume_run, overwrite)
+    resume_run = check_output(output, resume_run, overwrite)
     correction = config.train.correction
     base = _only_corrected(config)
     if base is None and not (resume_run and resume.latest_run(output) == 2):

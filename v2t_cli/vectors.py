@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from v2t_cli.blocks import Block, grid
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import replacing
@@ -41,6 +43,7 @@ class VectorReader:
         self.rows, self.dim = map(int, shape)  # a damaged header may say True
         if self.rows * self.dim > MAX_NUMBERS:
             raise RequestError(f"{name}: promises {self.rows} rows of {self.dim} numbers, more than any file holds; the header is damaged")
+        self._next = 0  # the row that the stream is at
         self._columns = None
         if fortran:  # stored column by column: a row is complete only when all is read
             self._columns = np.frombuffer(self._read(self.rows * self.dim, 0), self.dtype).reshape(self.dim, self.rows).T
@@ -65,39 +68,77 @@ class VectorReader:
             raise RequestError(f"{self.name}: ends after {row} of {self.rows} rows; the file is truncated")
         return data
 
-    def chunks(self, size: int = CHUNK_ROWS) -> Iterator[np.ndarray]:
-        """Yield float32 arrays of shape (at most size, dim). Can be run through once.
+    def fitting(self, size: int) -> int:
+        """At most so many rows, and fewer of wide vectors, so that a block of them stays small."""
+        return max(1, min(size, CHUNK_NUMBERS // self.dim))
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yield all rows as float32 arrays of shape (rows, dim), many at a time. Raises as `blocks` does."""
+        for _, vectors in self.blocks(grid(self.rows, self.fitting(CHUNK_ROWS))):
+            yield vectors
+
+    def blocks(self, ranges: Iterable[range]) -> Iterator[Block]:
+        """Yield the rows of these numbers, ascending. A stream can be read only once, and without gaps.
 
         Raises RequestError, naming the row, for a truncated file and for values that are not finite.
         """
-        size = max(1, min(size, CHUNK_NUMBERS // self.dim))
-        for start in range(0, self.rows, size):
-            count = min(size, self.rows - start)
+        for rows in ranges:
             if self._columns is not None:
-                chunk = self._columns[start : start + count]
+                vectors = self._columns[rows.start : rows.stop]
             else:
-                chunk = np.frombuffer(self._read(count * self.dim, start), self.dtype).reshape(count, self.dim)
+                if rows.start != self._next:
+                    self._stream.seek((rows.start - self._next) * self.dim * self.dtype.itemsize, os.SEEK_CUR)
+                vectors = np.frombuffer(self._read(len(rows) * self.dim, rows.start), self.dtype).reshape(len(rows), self.dim)
+                self._next = rows.stop
             with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is reported as that
-                chunk = np.array(chunk, dtype=np.float32, order="C")
-            bad = start + np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+                vectors = np.array(vectors, dtype=np.float32, order="C")
+            bad = rows.start + np.flatnonzero(~np.isfinite(vectors).all(axis=1))
             if len(bad):
-                more = f" and {len(bad) - 5} more of these {count} rows" if len(bad) > 5 else ""
-                rows = f"row {bad[0]} holds" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} hold"
-                raise RequestError(f"{self.name}: {rows} NaN or infinity in float32")
-            yield chunk
+                more = f" and {len(bad) - 5} more of these {len(rows)} rows" if len(bad) > 5 else ""
+                numbers = f"row {bad[0]} holds" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} hold"
+                raise RequestError(f"{self.name}: {numbers} NaN or infinity in float32")
+            yield Block(rows.start, vectors)
 
 
 @contextmanager
-def open_vectors(path: str) -> Iterator[VectorReader]:
+def open_vectors(path: str, check: bool = True) -> Iterator[VectorReader]:
     """Open a .npy file, or stdin for `-`. A file is checked to its end first, so that work does not stop in the middle.
 
-    Raises RequestError for anything but a whole .npy of finite numbers; pickled arrays are never loaded.
+    check: to be left out where `digest` went before. Raises RequestError for anything but a whole .npy of finite numbers;
+    pickled arrays are never loaded.
     """
     if path == "-":
         if sys.stdin.isatty():
             raise RequestError("stdin: is a terminal, expected a .npy; for example: v2t embed texts.txt -o - | v2t decode -")
         yield _told(VectorReader(sys.stdin.buffer, "stdin"))
         return
+    with _open(path) as stream:
+        if check and stream.seekable():
+            for _ in _whole(stream, path):
+                pass
+            stream.seek(0)
+        yield _told(VectorReader(stream, path))
+
+
+def digest(path: str) -> str:
+    """SHA-256 (hex) of the shape and the float32 values of a file. Raises RequestError as `open_vectors` does."""
+    with _open(path) as stream:
+        out = hashlib.sha256()
+        for chunk in _whole(stream, path):
+            out.update(str(chunk.shape).encode() + chunk.data)
+    return out.hexdigest()
+
+
+def _whole(stream: BinaryIO, name: str) -> Iterator[np.ndarray]:
+    """All chunks of a file that must end where they end."""
+    reader = VectorReader(stream, name)
+    yield from reader.chunks()
+    if stream.read(1):
+        raise RequestError(f"{name}: goes on behind its {reader.rows} rows; damaged, or several arrays in one file")
+
+
+@contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
     try:
         stream = open(path, "rb")
     except FileNotFoundError:
@@ -107,14 +148,7 @@ def open_vectors(path: str) -> Iterator[VectorReader]:
     with stream:
         if stream.peek(2).startswith(b"PK"):
             raise RequestError(f"{path}: is an archive (.npz), expected a .npy; np.save writes one array of it")
-        if stream.seekable():
-            reader = VectorReader(stream, path)
-            for _ in reader.chunks():
-                pass
-            if stream.read(1):
-                raise RequestError(f"{path}: goes on behind its {reader.rows} rows; damaged, or several arrays in one file")
-            stream.seek(0)
-        yield _told(VectorReader(stream, path))
+        yield stream
 
 
 def _told(reader: VectorReader) -> VectorReader:

