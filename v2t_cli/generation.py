@@ -44,7 +44,9 @@ def generate(inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hyp
         prefix, mask = prefix.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
     width = search.beams // draws
     choose = _draw(search) if search.strategy == "sample" else _likeliest(width)
-    static = search.compile and bool(mask.all()) and inverter.static_cache(len(prefix) * width, prefix.shape[1] + search.max_new_tokens)
+    static = None
+    if search.compile and hypotheses is None:  # these come in other numbers and lengths each time
+        static = inverter.static_cache(len(prefix) * width, prefix.shape[1] + search.max_new_tokens)
     reader = StaticReader(inverter, prefix, width, static) if static else Reader(inverter, prefix, mask)
     beams = _search(reader, len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))

@@ -146,6 +146,7 @@ class Run:
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self._schedule = self._going_on()
+        self._saved = self.progress.step or None  # the step of the state on disk; one that is resumed was saved
         rates = settings.learning_rates(self.config.decoder.scratch is not None)
         self._peaks = dict(zip(("decoder", "adapter"), rates))
 
@@ -289,13 +290,15 @@ class Run:
         return [(held_out.split.texts[i], of_vector[0].text) for i, of_vector in zip(chosen, written)]
 
     def save(self, scores: Scores | None, finished: bool) -> None:
-        """Leave a complete checkpoint and the state to resume from."""
+        """Leave the state to resume from and a complete checkpoint; killed between the two, a run goes on from the state."""
+        progress, output = self.progress, Path(self.config.output)
+        resume.save_state(self.accelerator, output, progress, same=self._saved == progress.step)
+        self._saved = progress.step
         if self.accelerator.is_main_process:
             info = self._info(scores, finished)
             dtype = getattr(torch, self.config.train.save_precision)
             held_out = self.held_out[0].split.texts if self.held_out else []
-            save_checkpoint(Path(self.config.output), self.inverter, self.tokenizer, info, held_out, dtype)
-        resume.save_state(self.accelerator, Path(self.config.output), self.progress)
+            save_checkpoint(output, self.inverter, self.tokenizer, info, held_out, dtype)
 
     def _info(self, scores: Scores | None, finished: bool) -> CheckpointInfo:
         config, corpus = self.config, self.corpus

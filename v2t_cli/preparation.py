@@ -30,6 +30,7 @@ from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize_corpus
 from v2t_cli.loop import Hooks, Run
 from v2t_cli.model import Inverter
+from v2t_cli.outputs import check_unchanged
 from v2t_cli.texts import split_held_out
 
 MAX_HELD_OUT = 2000
@@ -62,11 +63,15 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     vectors = corpus_vectors(config.data, corpus, encoder, hooks.track)
     identity = encoder.identity if encoder else None
     progress = resume.TrainingProgress(
-        2 if base else 1, signature=_signature(request, corpus, vectors, identity, accelerator.num_processes)
+        2 if base else 1,
+        encoder=identity.model_dump() if identity else None,
+        signature=_signature(request, corpus, vectors, identity, accelerator.num_processes),
     )
     if resume_run:
-        _check_encoder(output, identity)
-        progress = resume.read_progress(output, progress.signature)
+        before = resume.read_progress(output)
+        _check_encoder(output, before.encoder, identity)
+        check_unchanged(before.signature, progress.signature, str(output))
+        progress = before
 
     known = _known_texts(base or (None if scratch else Path(config.decoder.model)), corpus, config)
     inverter = Inverter(lm, _adapter(config, vectors, corpus.train.rows, lm, identity, known and base is None))
@@ -150,11 +155,10 @@ def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: E
     }
 
 
-def _check_encoder(output: Path, identity: EncoderIdentity | None) -> None:
-    before = read_info(output).encoder
-    if before is not None and identity is not None:
-        before.check(identity, f"the run in {output}")
-    elif before is not identity:
+def _check_encoder(output: Path, before: dict[str, Any] | None, identity: EncoderIdentity | None) -> None:
+    if before and identity:
+        EncoderIdentity.model_validate(before).check(identity, f"the run in {output}")
+    elif before or identity:
         raise RequestError(f"{output}: the run there had {'an encoder' if before else 'vectors from elsewhere'}; --overwrite starts anew")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import replacing
-from v2t_cli.outputs import check_unchanged
 
 FOLDER = ".resume"
 PROGRESS = "progress.json"
@@ -22,7 +21,7 @@ class TrainingProgress:
     """How far a run has come, and what must not change between its parts.
 
     run: 1 trains the inverter, 2 its correction; step: optimizer steps; seconds: of training; length: steps and minutes of
-    the whole run; schedule_start: as in Schedule.
+    the whole run; schedule_start: as in Schedule; encoder: as EncoderIdentity; None for vectors from elsewhere.
     """
 
     run: int = 1
@@ -30,6 +29,7 @@ class TrainingProgress:
     seconds: float = 0.0
     length: tuple[int, float | None] | None = None
     schedule_start: tuple[float, float] = (0.0, 0.0)
+    encoder: dict[str, Any] | None = None
     signature: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,13 +44,13 @@ def _latest(output: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def save_state(accelerator, output: Path, progress: TrainingProgress) -> None:
+def save_state(accelerator, output: Path, progress: TrainingProgress, same: bool = False) -> None:
     """Save model, optimizer, scaler and random states beside the older state, then drop that one.
 
-    A state of the same step is the same, but for the seconds.
+    same: the state of this step was saved already, and only the progress, such as the seconds, is new.
     """
     final = output / FOLDER / f"run{progress.run}-step-{progress.step:09d}"
-    if final.exists():
+    if same:
         if accelerator.is_main_process:
             with replacing(final / PROGRESS) as stream:
                 stream.write(json.dumps(asdict(progress)).encode())
@@ -64,25 +64,25 @@ def save_state(accelerator, output: Path, progress: TrainingProgress) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (writing / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)  # of an older run that this one replaces
         os.replace(writing, final)
         for old in (output / FOLDER).glob("run?-step-*"):
             if old != final:
                 shutil.rmtree(old)
 
 
-def read_progress(output: Path, signature: dict[str, Any]) -> TrainingProgress:
-    """How far the run there is. Raises RequestError where nothing was saved, it was a different run, or the state is damaged."""
+def read_progress(output: Path) -> TrainingProgress:
+    """How far the run there is. Raises RequestError where nothing was saved, or the state is damaged."""
     folder = _latest(output)
     if folder is None:
         raise RequestError(f"{output}: nothing to resume there; start the run without --resume")
     try:
         progress = TrainingProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
-        before = dict(progress.signature)
+        progress.signature = dict(progress.signature)
         progress.length = tuple(progress.length) if progress.length else None
         progress.schedule_start = tuple(progress.schedule_start)
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(folder, error) from None
-    check_unchanged(before, signature, str(output))
     return progress
 
 

@@ -116,4 +116,4 @@ def _correction_config(config: Config, base: Path) -> Config:
         "adapter_learning_rate": correction.adapter_learning_rate or adapter_rate,
     }
     new = _updated(config, train=settings, adapter={"kind": adapter.kind, "tokens": adapter.tokens})
-    return new.model_copy(update={"decoder": DecoderConfig(model=str(base))})
+    return new.model_copy(update={"decoder": DecoderConfig(model=str(base), trust_remote_code=config.decoder.trust_remote_code)})

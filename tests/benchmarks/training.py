@@ -44,8 +44,7 @@ class Original:
             tokens = self.lm.get_input_embeddings()(ids)
         labels = ids.masked_fill(torch.arange(ids.shape[1], device=self.device) >= lengths[:, None], -100)
         labels = torch.cat([torch.full_like(labels[:, :1], -100), labels], dim=1)
-        mask = torch.cat([torch.ones_like(ids[:, :1]), (labels[:, 1:] != -100).long()], dim=1)
-        loss = self.lm(inputs_embeds=torch.cat([vectors[:, None], tokens], dim=1), attention_mask=mask, labels=labels).loss
+        loss = self.lm(inputs_embeds=torch.cat([vectors[:, None], tokens], dim=1), labels=labels).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
