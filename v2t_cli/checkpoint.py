@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from v2t_cli.adapters import ADAPTERS, Adapter
 from v2t_cli.card import model_card
 from v2t_cli.errors import RequestError, one_line
-from v2t_cli.files import move_in, settle
+from v2t_cli.files import move_in, open_to_others, settle
 from v2t_cli.hub import CODE_REFUSED, asks_for_code
 from v2t_cli.info import INFO, CheckpointInfo, read_info
 from v2t_cli.model import Inverter
 from v2t_cli.texts import read_lines
 
 ADAPTER, HELD_OUT, CARD = "adapter.safetensors", "held_out.txt", "README.md"
+LM = "lm."  # before the names of the decoder's weights in the inverter
 DIFFERENCE = "difference."  # before the names of that adapter's weights
 UNFINISHED = ".new-"
 
@@ -45,11 +46,18 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, inverter: Inverter, tokenizer, info: CheckpointInfo, held_out: list[str], dtype: torch.dtype = torch.float32
+    folder: Path,
+    inverter: Inverter,
+    tokenizer,
+    info: CheckpointInfo,
+    held_out: list[str],
+    dtype: torch.dtype = torch.float32,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the checkpoint beside its place and move its files in, all or none; an older one there is replaced.
 
-    dtype: of the decoder's weights as stored; the adapter, a small part, keeps float32.
+    dtype: of the decoder's weights as stored; the adapter, a small part, keeps float32. weights: of the inverter, where it
+    does not hold them itself, being sharded over processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder)
@@ -57,37 +65,30 @@ def save_checkpoint(
         shutil.rmtree(leftover, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
     try:
-        _save_lm(inverter.lm, new, dtype)
+        state = weights or inverter.state_dict()
+        of_adapters = {name: tensor for name, tensor in state.items() if not name.startswith(LM)}
+        _save_lm(inverter.lm, {name.removeprefix(LM): state[name] for name in state.keys() - of_adapters.keys()}, new, dtype)
         tokenizer.save_pretrained(new)
-        _save_adapters(inverter, new / ADAPTER)
+        save_file({name.removeprefix("adapter."): part.contiguous() for name, part in of_adapters.items()}, new / ADAPTER, {"format": "pt"})
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
         (new / CARD).write_text(model_card(info), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for path in new.iterdir():
+            open_to_others(path)
         shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps of an older, larger model
         move_in(new, folder, gone=shards - {path.name for path in new.iterdir()})
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _save_lm(lm, folder: Path, dtype: torch.dtype) -> None:
-    if lm.dtype == dtype:
-        lm.save_pretrained(folder)
-        return
+def _save_lm(lm, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
     # On the CPU: the training device may have no room for a second set of weights.
     with torch.device("meta"):
         stored = type(lm)(lm.config)
-    weights = {name: weight.detach().to("cpu", dtype) for name, weight in lm.state_dict().items()}
-    stored.load_state_dict(weights, assign=True)
+    stored.load_state_dict({name: weight.detach().to("cpu", dtype) for name, weight in weights.items()}, assign=True)
     stored.tie_weights()
     stored.generation_config = lm.generation_config
     stored.save_pretrained(folder)
-
-
-def _save_adapters(inverter: Inverter, path: Path) -> None:
-    state = inverter.adapter.state_dict()
-    if inverter.difference is not None:
-        state |= inverter.difference.state_dict(prefix=DIFFERENCE)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
 
 
 def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "auto", trust_remote_code: bool = False) -> Checkpoint:

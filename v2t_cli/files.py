@@ -45,15 +45,19 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(handle, "w+b") as stream:
             yield stream
-        # mkstemp makes files for the owner alone; an output gets the permissions that open() would give.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        open_to_others(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def open_to_others(path: str | Path) -> None:
+    """Give a file that was made for its owner alone, as temporary ones are, the permissions that open() would give."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
 
 
 def move_in(new: Path, folder: Path, gone: Iterable[str] = ()) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedTokenizerBase
 
 from v2t_cli import resume
@@ -151,6 +151,11 @@ class Run:
         self._peaks = dict(zip(("decoder", "adapter"), rates))
 
     @property
+    def _sharded(self) -> bool:
+        """Whether each process holds a part of the weights only."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
+
+    @property
     def _section(self) -> str:
         """Where in the configuration this run is described."""
         return "train.correction" if self.base else "train"
@@ -257,9 +262,10 @@ class Run:
     def evaluate(self) -> Scores | None:
         """Score the held-out texts, show some pairs, and report both."""
         scores = self._scores()
-        if scores is not None and self.accelerator.is_main_process:
+        if scores is not None and (self.accelerator.is_main_process or self._sharded):  # what is sharded is run by all
             report = EvalReport(self.progress.step, self.progress.seconds / 60, scores, self._samples())
-            self.hooks.evaluation(report)
+            if self.accelerator.is_main_process:
+                self.hooks.evaluation(report)
         return scores
 
     def _scores(self) -> Scores | None:
@@ -294,11 +300,12 @@ class Run:
         progress, output = self.progress, Path(self.config.output)
         resume.save_state(self.accelerator, output, progress, same=self._saved == progress.step)
         self._saved = progress.step
+        weights = self.accelerator.get_state_dict(self.model) if self._sharded else None  # of all processes, to the first
         if self.accelerator.is_main_process:
             info = self._info(scores, finished)
             dtype = getattr(torch, self.config.train.save_precision)
             held_out = self.held_out[0].split.texts if self.held_out else []
-            save_checkpoint(output, self.inverter, self.tokenizer, info, held_out, dtype)
+            save_checkpoint(output, self.inverter, self.tokenizer, info, held_out, dtype, weights)
 
     def _info(self, scores: Scores | None, finished: bool) -> CheckpointInfo:
         config, corpus = self.config, self.corpus

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from v2t_cli import resume
 from v2t_cli.adapters import ADAPTERS, Adapter, Learned
@@ -34,6 +35,7 @@ from v2t_cli.outputs import check_unchanged
 from v2t_cli.texts import split_held_out
 
 MAX_HELD_OUT = 2000
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 # Deviation of the prefix before a decoder from scratch, whose token embeddings start at 0.02: a prefix as small as that
 # drowns in what the first block adds to it, and one of 0.2 drowns the first block.
 UNTRAINED_SCALE = 0.05
@@ -105,6 +107,9 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=fused)
     model, optimizer = accelerator.prepare(inverter, optimizer)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        for method in ("prefix", "next_logits"):  # weights come together for these as they do for `forward`
+            register_fsdp_forward_method(inverter, method)
     run = Run(
         config=config,
         hooks=hooks,
@@ -189,7 +194,11 @@ def _accelerator(config: Config) -> Accelerator:
             torch.cuda.set_device(device)
     # A batch without hypotheses leaves the adapter of differences without gradients.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if config.train.correction else []
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
+    if accelerator.distributed_type not in SUPPORTED or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
+        kind = accelerator.distributed_type.value
+        raise RequestError(f"accelerate's configuration asks for {kind}; v2t trains with DDP, or with FSDP of fsdp_version: 2")
+    return accelerator
 
 
 def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity: EncoderIdentity | None, warn: bool) -> Adapter:
