@@ -223,7 +223,7 @@ def decode_command(
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(settings.device))
         parted = in_parts(vectors, output, processes, resume, overwrite)
-        read = processes.by_main(lambda: digest(vectors)) if parted else None
+        read = digest(vectors, processes) if parted else None
         reader = stack.enter_context(open_vectors(vectors, check=not parted))
         loaded = load_checkpoint(folder, pick_device(device), settings.decode.precision, settings.decoder.trust_remote_code)
         check_vectors(loaded, reader.dim, reader.name)

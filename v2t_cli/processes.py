@@ -61,6 +61,18 @@ class Processes:
             raise result
         return result
 
+    def together(self, function: Callable[[], list[T]]) -> list[T]:
+        """As `gather`, of what the function gives on each. A V2TError of any process is raised on all of them."""
+        try:
+            mine: list[Any] = function()
+        except V2TError as error:
+            mine = [error]
+        everything = self.gather(mine)
+        for item in everything:
+            if isinstance(item, V2TError):
+                raise item
+        return everything
+
     def wait(self) -> None:
         """Until all have come here."""
         if self._state is not None:

@@ -20,6 +20,7 @@ from v2t_cli.blocks import Block, grid
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import replacing
+from v2t_cli.processes import ALONE, Processes
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # of wide vectors, fewer rows
@@ -68,6 +69,17 @@ class VectorReader:
             raise RequestError(f"{self.name}: ends after {row} of {self.rows} rows; the file is truncated")
         return data
 
+    def goes_on(self) -> bool:
+        """Whether there is something behind the last row of a file."""
+        if self._columns is None:
+            self._seek(self.rows)
+        return bool(self._stream.read(1))
+
+    def _seek(self, row: int) -> None:
+        if row != self._next:
+            self._stream.seek((row - self._next) * self.dim * self.dtype.itemsize, os.SEEK_CUR)
+            self._next = row
+
     def fitting(self, size: int) -> int:
         """At most so many rows, and fewer of wide vectors, so that a block of them stays small."""
         return max(1, min(size, CHUNK_NUMBERS // self.dim))
@@ -86,8 +98,7 @@ class VectorReader:
             if self._columns is not None:
                 vectors = self._columns[rows.start : rows.stop]
             else:
-                if rows.start != self._next:
-                    self._stream.seek((rows.start - self._next) * self.dim * self.dtype.itemsize, os.SEEK_CUR)
+                self._seek(rows.start)
                 vectors = np.frombuffer(self._read(len(rows) * self.dim, rows.start), self.dtype).reshape(len(rows), self.dim)
                 self._next = rows.stop
             with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is reported as that
@@ -114,27 +125,31 @@ def open_vectors(path: str, check: bool = True) -> Iterator[VectorReader]:
         return
     with _open(path) as stream:
         if check and stream.seekable():
-            for _ in _whole(stream, path):
+            for _ in _digests(VectorReader(stream, path), ALONE):
                 pass
             stream.seek(0)
         yield _told(VectorReader(stream, path))
 
 
-def digest(path: str) -> str:
-    """SHA-256 (hex) of the shape and the float32 values of a file. Raises RequestError as `open_vectors` does."""
-    with _open(path) as stream:
-        out = hashlib.sha256()
-        for chunk in _whole(stream, path):
-            out.update(str(chunk.shape).encode() + chunk.data)
-    return out.hexdigest()
+def digest(path: str, processes: Processes = ALONE) -> str:
+    """A hash (hex) of the float32 values of a file, which several processes read together.
+
+    Raises RequestError as `open_vectors` does.
+    """
+
+    def mine() -> list[bytes]:
+        with _open(path) as stream:
+            return list(_digests(VectorReader(stream, path), processes))
+
+    return hashlib.sha256(b"".join(processes.together(mine))).hexdigest()
 
 
-def _whole(stream: BinaryIO, name: str) -> Iterator[np.ndarray]:
-    """All chunks of a file that must end where they end."""
-    reader = VectorReader(stream, name)
-    yield from reader.chunks()
-    if stream.read(1):
-        raise RequestError(f"{name}: goes on behind its {reader.rows} rows; damaged, or several arrays in one file")
+def _digests(reader: VectorReader, processes: Processes) -> Iterator[bytes]:
+    """SHA-256 of each chunk of this process's share of a file, which must end where they end."""
+    for _, vectors in reader.blocks(processes.share(grid(reader.rows, reader.fitting(CHUNK_ROWS)))):
+        yield hashlib.sha256(vectors).digest()
+    if reader.goes_on():
+        raise RequestError(f"{reader.name}: goes on behind its {reader.rows} rows; damaged, or several arrays in one file")
 
 
 @contextmanager
