@@ -16,7 +16,7 @@ HOUSE = """
     search readers candidates edits generation correction
     loop decoding hypotheses
     preparation training evaluation rows report
-    boundary cli
+    api boundary cli
     __main__
 """
 

