@@ -34,7 +34,7 @@ def test_holds_safetensors_json_and_text_alone(checkpoint):
     files = {path.name for path in checkpoint.iterdir() if path.name != ".resume"}
     assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json"} < files
     assert {"adapter.safetensors", "held_out.txt", "v2t.json", "README.md"} < files
-    assert {name.rsplit(".", 1)[-1] for name in files} <= {"safetensors", "json", "txt", "md", "jinja"}
+    assert {name.rsplit(".", 1)[-1] for name in files} <= {"safetensors", "json", "jsonl", "txt", "md", "jinja", "png"}
 
 
 def test_says_what_it_is(checkpoint, labse):
@@ -44,7 +44,8 @@ def test_says_what_it_is(checkpoint, labse):
     assert (info.data.texts, info.data.held_out, info.training.finished) == (len(SENTENCES), 10, True)
     assert info.held_out.perplexity == pytest.approx(np.exp(info.held_out.loss))
     card = (checkpoint / "README.md").read_text(encoding="utf-8")
-    assert f"{info.held_out.loss:.3f} nats" in card and "linear" in card and str(labse.parent) not in card
+    assert f"| {info.held_out.loss:.4f} |" in card and "linear" in card and str(labse.parent) not in card
+    assert "90 trained on, 10 held out" in card and "`held_out.txt` beside this card holds 10 of the others" in card
 
 
 def test_held_out_texts_were_not_trained_on(checkpoint):
@@ -138,7 +139,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(copy, monkeypatch):
 
     loaded = load_checkpoint(copy, CPU)
     before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
-    monkeypatch.setattr(module, "model_card", lambda info: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(module, "model_card", lambda *info: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         module.save_checkpoint(copy, loaded.inverter, loaded.tokenizer, loaded.info, ["другой"])
     assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before

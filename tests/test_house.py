@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "v2t_cli"
 HOUSE = """
     lines errors choices metrics
     blocks config console files
+    history
     signals device processes hub texts vectors tokens
     encoder adapters outputs
     info batching model lm

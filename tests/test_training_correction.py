@@ -119,9 +119,9 @@ def test_a_checkpoint_is_taught_to_correct(correcting, checkpoint):
     assert info.training == base.training and info.data == base.data and info.correction.finished
     assert read_info(checkpoint).correction is None, "the one it started from is left as it was"
     card = (correcting / "README.md").read_text(encoding="utf-8")
-    assert f"learned to correct what it writes: from {info.correction.hypotheses:,} wrong texts" in card
+    assert f"learned to correct what it writes, from {info.correction.hypotheses:,} wrong texts" in card
     assert "Those were made from: written for the tests." in card
-    assert f"Trained on {base.data.texts - base.data.held_out:,} texts" in card
+    assert f"{base.data.texts - base.data.held_out:,} trained on" in card
 
 
 def test_it_says_when_the_inverter_may_know_the_texts(tmp_path, texts_file, labse, checkpoint, caplog):

@@ -5,27 +5,17 @@ from __future__ import annotations
 from v2t_cli.info import CheckpointInfo
 
 
-def model_card(info: CheckpointInfo) -> str:
-    """Markdown that says what the checkpoint reads, how it was made, how good it is and how to use it."""
-    encoder = info.encoder.name.rsplit("/", 1)[-1] if info.encoder else "vectors made elsewhere"
-    decoder = info.decoder.model or "a GPT-2 from scratch"
-    if decoder.startswith(("/", ".", "~")):  # a folder of the author's says nothing to the reader
-        decoder = decoder.rsplit("/", 1)[-1]
-    scores = "No texts were held out, so nothing was measured."
-    if info.held_out:
-        scores = (
-            f"On {info.held_out.texts:,} held-out texts: {info.held_out.loss:.3f} nats a token "
-            f"(perplexity {info.held_out.perplexity:.1f}). `v2t eval` gives the rest."
-        )
-    corrected = ""
-    if info.correction:
-        part = info.correction
-        corrected = (
-            f"It also learned to correct what it writes: from {part.hypotheses:,} wrong texts ({part.epochs:.2f} epochs, "
-            f"{part.steps:,} steps, {part.minutes:.1f} minutes).\n"
-            + (f"Those were made from: {part.source}.\n" if part.source not in (None, info.data.source) else "")
-        )
-    source = f"The texts: {info.data.source}.\n" if info.data.source else ""
+def model_card(info: CheckpointInfo, picture: str | None = None) -> str:
+    """Markdown that says what the checkpoint reads, how it was made, how good it is, how to use it, and what it may give away.
+
+    picture: the file beside it that shows the losses.
+    """
+    encoder = _public(info.encoder.name) if info.encoder else "vectors made elsewhere"
+    prompt = f", prompt `{info.encoder.prompt}`" if info.encoder and info.encoder.prompt else ""
+    revision = f", revision `{info.encoder.revision}`" if info.encoder and info.encoder.revision else ""
+    decoder = _public(info.decoder.model) if info.decoder.model else "a GPT-2 from scratch"
+    source = f"{info.data.source}. " if info.data.source else ""
+    embed = "v2t embed texts.txt --checkpoint THIS_FOLDER -o vecs.npy\n    " if info.encoder else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -34,13 +24,62 @@ tags: [v2t, embedding-inversion]
 
 # Text from vectors of {encoder}
 
-Writes back the sentence that a sentence vector of {info.dim} numbers was made from. Decoder: {decoder};
-adapter: {info.adapter.kind}, {info.adapter.tokens} prefix position(s).
+Writes back the sentence that a sentence vector was made from, with v2t:
 
-    v2t embed texts.txt --checkpoint THIS_FOLDER -o vecs.npy
-    v2t decode vecs.npy --checkpoint THIS_FOLDER
+    {embed}v2t decode vecs.npy --checkpoint THIS_FOLDER
 
-Trained on {info.data.texts - info.data.held_out:,} texts of {info.lengths.min_chars} to {info.lengths.max_chars} characters
-({info.training.epochs:.2f} epochs, {info.training.steps:,} steps, {info.training.minutes:.1f} minutes). {scores}
-{source}{corrected}What it was not trained on, longer texts and other languages or kinds of text, it reads worse.
+| | |
+|---|---|
+| vectors | {encoder}{revision}{prompt}: {info.dim} numbers |
+| decoder | {decoder} |
+| adapter | {info.adapter.kind}, {info.adapter.tokens} prefix position(s) |
+| texts | {source}{info.data.texts - info.data.held_out:,} trained on, {info.data.held_out:,} held out |
+| their length | {info.lengths.min_chars} to {info.lengths.max_chars} characters, at most {info.lengths.max_tokens} tokens |
+| training | {_course(info.training)} |
+| versions | {", ".join(f"{name} {version}" for name, version in info.versions.items())} |
+
+{_scores(info)}{f"{chr(10)}![The loss by step]({picture}){chr(10)}" if picture else ""}{_correction(info)}
+## Limits
+
+What it was not trained on, longer texts and other languages or kinds of text, it reads worse: it then writes something that
+means nearly the same, or nonsense. The cosine that `v2t decode` gives beside a text says how far to trust it.
+
+## What it may give away
+
+Whoever has this checkpoint and vectors of that encoder can read much of what they were made from. A language model may also
+repeat texts that it was trained on{_kept(info)}.
 """
+
+
+def _public(name: str) -> str:
+    """A folder of the author's says nothing to the reader, but for its last part."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
+def _course(part) -> str:
+    unfinished = "" if part.finished else ", not finished"
+    return f"{part.epochs:.2f} epochs, {part.steps:,} steps, {part.minutes:.1f} minutes{unfinished}"
+
+
+def _scores(info: CheckpointInfo) -> str:
+    if not info.held_out:
+        return "No texts were held out, or they were not scored yet: `v2t eval` measures it on texts of yours.\n"
+    rows = [f"| loss, nats a token | {info.held_out.loss:.4f} |", f"| perplexity | {info.held_out.perplexity:.2f} |"]
+    if info.held_out.correction:
+        of_wrong = info.held_out.correction
+        rows.append(f"| loss on the {of_wrong.texts:,} that it gets wrong | {of_wrong.loss:.4f} |")
+        rows.append(f"| the same, given its hypothesis | {of_wrong.corrected_loss:.4f} |")
+    heading = f"| on {info.held_out.texts:,} held-out texts | |\n|---|---|\n"
+    return heading + "\n".join(rows) + "\n\n`v2t eval` gives the rest: exact match, BLEU, chrF, cosine.\n"
+
+
+def _correction(info: CheckpointInfo) -> str:
+    if not info.correction:
+        return ""
+    part = info.correction
+    source = f" Those were made from: {part.source}." if part.source not in (None, info.data.source) else ""
+    return f"\nIt also learned to correct what it writes, from {part.hypotheses:,} wrong texts ({_course(part)}).{source}\n"
+
+
+def _kept(info: CheckpointInfo) -> str:
+    return f", and `held_out.txt` beside this card holds {min(info.data.held_out, 2000):,} of the others" if info.data.held_out else ""

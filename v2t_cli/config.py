@@ -120,6 +120,7 @@ class TrainConfig(Section):
     save_steps: int = Field(5000, ge=1)
     save_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     samples: int = Field(5, ge=0)
+    trackers: list[Literal["tensorboard", "wandb"]] = []
     correction: CorrectionConfig | None = None
 
     @field_validator("precision", mode="before")

@@ -38,13 +38,34 @@ def stderr() -> Console:
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     """A Track that draws a bar on a terminal and nothing elsewhere, so that logs stay readable."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    if not shows_progress():
+        yield lambda count: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
 
-    console = stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and is_main_process())) as progress:
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed and task.total else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+def shows_progress() -> bool:
+    """Whether there is somebody to watch: on a terminal, of the main process, and not where quiet was asked for."""
+    return stderr().is_terminal and is_main_process() and log.isEnabledFor(logging.INFO)
 
 
 class StderrHandler(logging.Handler):
@@ -66,6 +87,22 @@ def show_log() -> None:
         log.addHandler(StderrHandler())
     log.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     log.propagate = False
+
+
+def be_quiet(asked: bool) -> None:
+    """Of a command's options: warnings and errors alone, no progress."""
+    if asked:
+        log.setLevel(max(log.level, logging.WARNING))
+
+
+def be_verbose(asked: bool) -> None:
+    """Of a command's options: everything that is known, and what the libraries have to say."""
+    if asked and is_main_process():
+        log.setLevel(logging.DEBUG)
+
+
+def is_verbose() -> bool:
+    return log.isEnabledFor(logging.DEBUG)
 
 
 def error(message: str) -> None:

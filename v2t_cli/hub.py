@@ -125,7 +125,6 @@ def push(folder: Path, name: str) -> str:
         repository = HfApi().create_repo(name, private=True, exist_ok=True)
         HfApi().upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=[".*", ".*/**"])
     except Exception as error:  # whatever networks are made of
-        raise V2TError(
-            f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; later: hf upload {name} {folder}"
-        ) from None
+        later = f"later: hf upload {name} {folder} --exclude '.*/*'"
+        raise V2TError(f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; {later}") from None
     return str(repository)

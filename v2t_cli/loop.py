@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import V2TError
 from v2t_cli.examples import Examples
 from v2t_cli.generation import generate
+from v2t_cli.history import History
 from v2t_cli.info import (
     AdapterInfo,
     CheckpointInfo,
@@ -50,6 +52,8 @@ class StepReport:
 
     step: int
     fraction: float  # of the whole run, 0 to 1
+    minutes: float
+    learning_rate: float  # of the decoder
     loss: float  # nats per token over the last LOG_STEPS steps, of this process's texts
     tokens_per_second: float
 
@@ -73,6 +77,7 @@ class Hooks:
 
     step: Callable[[StepReport], None] = lambda report: None
     evaluation: Callable[[EvalReport], None] = lambda report: None
+    save: Callable[[int], None] = lambda step: None
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     track: Track = silent
 
@@ -147,6 +152,7 @@ class Run:
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self._schedule = self._going_on()
         self._saved = self.progress.step or None  # the step of the state on disk; one that is resumed was saved
+        self._history = History(Path(self.config.output))
         rates = settings.learning_rates(self.config.decoder.scratch is not None)
         self._peaks = dict(zip(("decoder", "adapter"), rates))
 
@@ -200,14 +206,14 @@ class Run:
             if step % LOG_STEPS == 0:
                 loss = window.close(step)  # waits for the device, so it belongs to the time of training
                 self.progress.seconds += time.perf_counter() - start
-                self.hooks.step(StepReport(step, self.fraction(), loss, window.tokens_per_second))
+                self._report(fraction, loss, window.tokens_per_second)
             else:
                 self.progress.seconds += time.perf_counter() - start
             if step % settings.eval_steps == 0:
                 scores, scored_at = self.evaluate(), step
             if step % settings.save_steps == 0:
                 window.check(step)
-                self.save(scores if scored_at == step else None, finished=False)
+                self.save(scores if scored_at == step else None, finished=False, ended=False)
         if stopped and not self.progress.step and self.base and is_checkpoint(Path(self.config.output)):
             # What stands there inverts, and would correct no better for an untrained adapter.
             return TrainResult(Path(self.config.output), False, None)
@@ -220,6 +226,20 @@ class Run:
         if self.followed:
             _, stopped = self._agree(1.0, stopped or should_stop())
         return TrainResult(Path(self.config.output), not stopped, scores)
+
+    def _report(self, fraction: float, loss: float, tokens_per_second: float) -> None:
+        minutes, rate = self.progress.seconds / 60, self._peaks["decoder"] * self._schedule.share(fraction)
+        report = StepReport(self.progress.step, self.fraction(), minutes, rate, loss, tokens_per_second)
+        self.hooks.step(report)
+        self._log("step", minutes=minutes, learning_rate=rate, loss=loss, tokens_per_second=tokens_per_second)
+
+    def _log(self, event: str, **values: Any) -> None:
+        """To log.jsonl, and the numbers to the trackers."""
+        if self.accelerator.is_main_process:
+            self._history.add(event, run=self.progress.run, step=self.progress.step, **values)
+        numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, float)}
+        if numbers:
+            self.accelerator.log(numbers, step=self.progress.step)
 
     def _agree(self, fraction: float, stop: bool) -> tuple[float, bool]:
         """The furthest clock and any process's wish to stop, the same on all processes."""
@@ -266,6 +286,7 @@ class Run:
             report = EvalReport(self.progress.step, self.progress.seconds / 60, scores, self._samples())
             if self.accelerator.is_main_process:
                 self.hooks.evaluation(report)
+                self._log("evaluation", minutes=report.minutes, **scores.model_dump(exclude_none=True), samples=report.samples)
         return scores
 
     def _scores(self) -> Scores | None:
@@ -295,7 +316,7 @@ class Run:
             written = generate(self.inverter, self.tokenizer, vectors, search)
         return [(held_out.split.texts[i], of_vector[0].text) for i, of_vector in zip(chosen, written)]
 
-    def save(self, scores: Scores | None, finished: bool) -> None:
+    def save(self, scores: Scores | None, finished: bool, ended: bool = True) -> None:
         """Leave the state to resume from and a complete checkpoint; killed between the two, a run goes on from the state."""
         progress, output = self.progress, Path(self.config.output)
         resume.save_state(self.accelerator, output, progress, same=self._saved == progress.step)
@@ -305,7 +326,10 @@ class Run:
             info = self._info(scores, finished)
             dtype = getattr(torch, self.config.train.save_precision)
             held_out = self.held_out[0].split.texts if self.held_out else []
-            save_checkpoint(output, self.inverter, self.tokenizer, info, held_out, dtype, weights)
+            picture = self._history.picture(progress.run) if ended else None  # takes a second: not at each save on the way
+            save_checkpoint(output, self.inverter, self.tokenizer, info, held_out, dtype, weights, picture)
+            self._log("save")
+            self.hooks.save(progress.step)
 
     def _info(self, scores: Scores | None, finished: bool) -> CheckpointInfo:
         config, corpus = self.config, self.corpus

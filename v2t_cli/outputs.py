@@ -29,17 +29,17 @@ ROWS = "rows-"  # and the number of the first
 
 def check_unchanged(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
     """Raise RequestError, with the differences, where a run is to go on as another one."""
-    before, now = _flat(before), _flat(json.loads(json.dumps(now)))  # as it comes back from a file
+    before, now = flat(before), flat(json.loads(json.dumps(now)))  # as it comes back from a file
     if changed := [key for key in now | before if before.get(key) != now.get(key)]:
         differences = ", ".join(f"{key} ({before.get(key)} then, {now.get(key)} now)" for key in changed)
         raise RequestError(f"{where}: the run there is another one, changed: {differences}; --overwrite starts anew")
 
 
-def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Nested keys as one, joined by dots."""
     out = {}
     for key, value in settings.items():
-        out |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+        out |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
     return out
 
 

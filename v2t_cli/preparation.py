@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
@@ -26,12 +27,13 @@ from v2t_cli.device import pick_device
 from v2t_cli.encoder import Encoder, EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.examples import Examples
+from v2t_cli.history import LOG, History
 from v2t_cli.hypotheses import make_hypotheses, read_hypotheses
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize_corpus
 from v2t_cli.loop import Hooks, Run
 from v2t_cli.model import Inverter
-from v2t_cli.outputs import check_unchanged
+from v2t_cli.outputs import check_unchanged, flat
 from v2t_cli.texts import split_held_out
 
 MAX_HELD_OUT = 2000
@@ -131,9 +133,14 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     log.info(f"training{' the correction' if base else ''} on {accelerator.device}: {weights}, {of_what}, {run.total_steps:,} steps")
     if resume_run:
         resume.load_state(accelerator, output)
+        if accelerator.is_main_process:
+            History(output).go_back(progress.run, progress.step)
         log.info(f"resumed at step {progress.step:,}, after {progress.seconds / 60:.1f} minutes of training")
     elif accelerator.is_main_process and base is None:
         resume.drop_state(output)
+        (output / LOG).unlink(missing_ok=True)
+    if config.train.trackers:
+        accelerator.init_trackers("v2t", {name: str(value) for name, value in flat(config.model_dump()).items()})
     accelerator.wait_for_everyone()
     return run
 
@@ -194,7 +201,12 @@ def _accelerator(config: Config) -> Accelerator:
             torch.cuda.set_device(device)
     # A batch without hypotheses leaves the adapter of differences without gradients.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if config.train.correction else []
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
+    trackers, arguments = config.train.trackers, {}
+    if trackers:
+        if missing := set(trackers) - set(map(str, get_available_trackers())):
+            raise RequestError(f"train.trackers: {', '.join(sorted(missing))} is not installed; pip install {' '.join(sorted(missing))}")
+        arguments = {"log_with": trackers, "project_dir": config.output}
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers, **arguments)
     if accelerator.distributed_type not in SUPPORTED or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
         kind = accelerator.distributed_type.value
         raise RequestError(f"accelerate's configuration asks for {kind}; v2t trains with DDP, or with FSDP of fsdp_version: 2")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from v2t_cli.console import Advance, log, progress_bar
+from v2t_cli.console import log, shows_progress, stderr
 from v2t_cli.evaluation import Evaluation
 from v2t_cli.lines import to_line
 from v2t_cli.loop import EvalReport, StepReport
@@ -70,36 +72,49 @@ def _table(headings: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
-class StepPrinter:
-    """A bar on a terminal, and a line every EVERY_STEPS steps for the record."""
+class TrainingView:
+    """What a training shows: on a terminal a live view of where it is and what comes back, in a log file plain lines."""
 
-    EVERY_STEPS = 200
+    EVERY_STEPS = 200  # a line in a log file
 
-    def __init__(self):
-        self._advance: Advance = lambda count: None
-        self._shown = 0
+    def __init__(self) -> None:
+        self._progress = Progress(
+            *(TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        )
+        self._task = self._progress.add_task("", total=1.0)
+        self._pairs: list[tuple[str, str]] = []
+        self._live = False
+
+    def __rich__(self) -> Group:
+        table = Table("source", "generated", title="held-out texts", title_justify="left", box=None, pad_edge=False)
+        for source, generated in self._pairs:
+            table.add_row(to_line(source), generated)
+        return Group(self._progress, *([table] if self._pairs else []))
 
     @contextmanager
-    def bar(self) -> Iterator[None]:
-        """The bar of one run, for as long as it trains."""
-        with progress_bar("training (‰)", 1000) as self._advance:
-            self._shown = 0
+    def shown(self) -> Iterator[None]:
+        """The view, for as long as a run trains; it stays on the screen."""
+        self._live = shows_progress()
+        with Live(self, console=stderr(), refresh_per_second=4) if self._live else nullcontext():
             yield
 
-    def __call__(self, report: StepReport) -> None:
-        self._advance(round(report.fraction * 1000) - self._shown)
-        self._shown = round(report.fraction * 1000)
-        if report.step % self.EVERY_STEPS == 0:
-            speed = f"{report.tokens_per_second:,.0f} tokens/s"
-            log.info(f"step {report.step:,} ({report.fraction:.1%}): loss {report.loss:.3f}, {speed}")
+    def step(self, report: StepReport) -> None:
+        done = f"step {report.step:,}: loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s"
+        self._progress.update(self._task, completed=report.fraction, description=done)
+        if not self._live and report.step % self.EVERY_STEPS == 0:
+            log.info(f"step {report.step:,} ({report.fraction:.1%}): loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s")
 
+    def evaluation(self, report: EvalReport) -> None:
+        scores = report.scores
+        wrong = scores.correction
+        corrected = (
+            f"; of the {wrong.texts:,} it got wrong {wrong.loss:.4f}, and {wrong.corrected_loss:.4f} given what it wrote" if wrong else ""
+        )
+        log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {scores.loss:.4f} nats a token{corrected}")
+        self._pairs = report.samples
+        if not self._live:
+            for source, generated in report.samples:
+                log.info(f"  {to_line(source)} ==> {generated}")
 
-def print_held_out(report: EvalReport) -> None:
-    scores = report.scores
-    wrong = scores.correction
-    corrected = (
-        f"; of the {wrong.texts:,} it got wrong {wrong.loss:.4f}, and {wrong.corrected_loss:.4f} given what it wrote" if wrong else ""
-    )
-    log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {scores.loss:.4f} nats a token{corrected}")
-    for source, generated in report.samples:
-        log.info(f"  {to_line(source)} ==> {generated}")
+    def save(self, step: int) -> None:
+        log.info(f"step {step:,}: saved")
