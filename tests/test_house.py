@@ -16,7 +16,7 @@ HOUSE = """
     scoring card dataset checkpoint resume examples plan schedule
     search readers candidates edits generation correction
     loop decoding hypotheses
-    preparation training evaluation rows report
+    preparation training evaluation audit rows report page
     api boundary cli
     __main__
 """

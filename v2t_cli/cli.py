@@ -308,6 +308,9 @@ def evaluate(
         str | None, typer.Option("--train-texts", metavar="FILE", help="What it was trained on: adds the nearest-neighbour baseline.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write what the vectors give away as a page, besides.")
+    ] = None,
     quality: QualityOption = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
@@ -321,6 +324,7 @@ def evaluate(
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
+    from v2t_cli.files import check_target, replacing
     from v2t_cli.texts import check_readable, read_lines
 
     settings = _settings(config, set_, {"device": device, "decode.quality": quality} | _trust(trust_remote_code))
@@ -328,6 +332,8 @@ def evaluate(
     encoder = _named_encoder(encoder, set_, settings)
     for path in filter(None, (texts, train_texts)):
         check_readable(path)
+    if report:
+        check_target(report)
     _quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors
@@ -352,6 +358,15 @@ def evaluate(
         result = run_evaluation(
             loaded, lines, array, search, opened, settings.eval.samples, settings.seed, known, console.progress_bar, processes
         )
+        if report and processes.is_main:
+            from v2t_cli.audit import audit
+            from v2t_cli.page import audit_page
+
+            words = () if train_texts is None else read_lines(train_texts)
+            findings = audit(loaded, result, array, search, opened, words, settings.seed, console.progress_bar)
+            with replacing(report) as page:
+                page.write(audit_page(loaded, result, findings, array, search).encode())
+            console.log.info(f"{report}: written")
     if known is None:
         console.log.info("no nearest-neighbour baseline: name the training texts with --train-texts to tell copying from inverting")
     if not processes.is_main:

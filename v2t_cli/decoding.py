@@ -67,12 +67,13 @@ def decode(
     encoder: Encoder | None = None,
     seed: int = 0,
     processes: Processes = ALONE,
+    notes: bool = True,
 ) -> Iterator[Row]:
     """Yield a Row for each vector, in order.
 
     blocks: vectors (rows, dim), some of them in each process. encoder: the one the vectors came from, for cosines; needed
     where search.rerank is set, else every cosine is None and nothing is corrected. seed: of sampling; draws also depend on
-    where blocks begin, and on the batch size.
+    where blocks begin, and on the batch size. notes: whether to log what is odd about the vectors, and the texts embedded.
     """
     if encoder is None:
         search = replace(search, rerank=False, rounds=0)
@@ -81,7 +82,7 @@ def decode(
     corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if search.rounds else None
     count = encoder_calls = 0
     for first, vectors in blocks:
-        if not count:
+        if notes and not count:
             _warn_if_foreign(checkpoint, vectors)
         if search.strategy == "sample":  # anew for each block, since it may be another process or run that comes to it
             torch.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
@@ -102,7 +103,7 @@ def decode(
             encoder_calls += calls
             count += 1
     count, encoder_calls = processes.total(count, encoder_calls)
-    if corrector is not None and encoder_calls:
+    if notes and corrector is not None and encoder_calls:
         log.info(f"{encoder_calls / count:,.0f} texts re-embedded a vector")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,12 @@ class Evaluation:
     confidence: list[Band]
     nearest: TextScores | None  # the nearest training text instead of a generated one
     samples: list[Sample]
+    pairs: list[Sample]  # all of them; not in as_dict
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `v2t eval --json`: the scores at its top level."""
-        out = asdict(self)
+        out = asdict(replace(self, pairs=[]))
+        del out["pairs"]
         scores = out.pop("scores")
         scores["intervals"] |= {"loss": out.pop("loss_interval")}
         return {"n": scores.pop("n"), "loss": out.pop("loss"), "perplexity": out.pop("perplexity"), **scores, **out}
@@ -131,6 +133,7 @@ def evaluate(
     else:
         cosines = row_cosine(embed_all(encoder, generated, processes), vectors)
     loss = float(losses.sum() / lengths.sum())
+    pairs = [Sample(*pair) for pair in zip(texts, generated, [None] * len(texts) if cosines is None else cosines.tolist())]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:samples])
     return Evaluation(
         loss=loss,
@@ -144,7 +147,8 @@ def evaluate(
         by_length=_by_length(lengths - 1, generated, texts, cosines),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
         nearest=None if known is None else nearest_texts(encoder, known, texts, vectors, track, processes),
-        samples=[Sample(texts[i], generated[i], None if cosines is None else float(cosines[i])) for i in chosen],
+        samples=[pairs[i] for i in chosen],
+        pairs=pairs,
     )
 
 

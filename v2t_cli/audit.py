@@ -1,0 +1,191 @@
+"""What a vector store gives away: the findings of an audit, measured on texts whose vectors were decoded."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from v2t_cli.blocks import Block
+from v2t_cli.checkpoint import Checkpoint
+from v2t_cli.console import Track, silent
+from v2t_cli.decoding import decode
+from v2t_cli.encoder import Encoder, row_cosine
+from v2t_cli.evaluation import Evaluation, Sample
+from v2t_cli.metrics import Interval, ratio_interval, token_f1
+from v2t_cli.search import Search
+
+NEAR_F1 = 0.75  # of the words: nearly the same text
+SAME_MEANING = 0.9  # cosine of the vectors
+THRESHOLDS = (0.999, 0.99, 0.95, 0.9, 0.8)
+NOISE = (0.0, 0.1, 0.3, 0.6, 1.0)  # length of what is added, in lengths of the vector
+NOISE_TEXTS = 100
+RARE = 2  # a word that stands so often in all texts, or less
+PAIRS = 5
+WORD = re.compile(r"\w+(?:[-'’]\w+)*")
+
+
+@dataclass
+class Share:
+    """How many texts came back so: "exactly", "nearly", "in meaning" or "not"; the share from 0 to 1."""
+
+    how: str
+    count: int
+    share: float
+    interval: Interval
+
+
+@dataclass
+class Recall:
+    """Of the words of a kind that stand in the texts, those that stand in what was read from their vectors."""
+
+    kind: str
+    words: int
+    recovered: int
+
+
+@dataclass
+class Trust:
+    """Of the rows whose cosine is at least so high, those that are exact."""
+
+    cosine: float
+    rows: int
+    exact: int
+
+
+@dataclass
+class Disturbed:
+    """What comes back when noise of so many lengths of the vector is added to it; cosine: of the text's vector with the clean one."""
+
+    noise: float
+    texts: int
+    exact_match: float
+    cosine: float | None
+
+
+@dataclass
+class Findings:
+    """All that the report shows, beside the evaluation itself."""
+
+    shares: list[Share]
+    recalls: list[Recall]
+    trust: list[Trust]  # empty where there is no encoder
+    noise: list[Disturbed]
+    worst: list[Sample]
+    median: list[Sample]
+    best: list[Sample]
+
+
+def audit(
+    checkpoint: Checkpoint,
+    evaluation: Evaluation,
+    vectors: np.ndarray,
+    search: Search,
+    encoder: Encoder | None,
+    known: Iterable[str] = (),
+    seed: int = 0,
+    track: Track = silent,
+) -> Findings:
+    """Look into an evaluation. vectors: float32 (texts, dim), of its pairs; known: training texts, whose words are not rare."""
+    pairs = evaluation.pairs
+    ranked = sorted(pairs, key=_closeness)
+    middle = max(0, len(ranked) // 2 - PAIRS // 2)
+    return Findings(
+        shares=shares(pairs),
+        recalls=recalls(pairs, known),
+        trust=[] if encoder is None else trust(pairs),
+        noise=disturbed(checkpoint, pairs, vectors, search, encoder, seed, track),
+        worst=ranked[:PAIRS],
+        median=ranked[middle : middle + PAIRS],
+        best=ranked[::-1][:PAIRS],
+    )
+
+
+def _closeness(pair: Sample) -> tuple[float, float]:
+    """By what a pair is ranked: the cosine where there is one, else the words in common."""
+    return (token_f1(pair.text, pair.source) if pair.cosine is None else pair.cosine, float(pair.text == pair.source))
+
+
+def shares(pairs: list[Sample]) -> list[Share]:
+    """How the texts came back; each counts once, where it fits first. Without cosines nothing is said of their meaning."""
+    kinds = [_kind(pair) for pair in pairs]
+    out = []
+    for how in ("exactly", "nearly", "in meaning", "not"):
+        hits = np.array([kind == how for kind in kinds], dtype=float)
+        out.append(Share(how, int(hits.sum()), float(hits.mean()), ratio_interval(hits, np.ones(len(hits)))))
+    return out
+
+
+def _kind(pair: Sample) -> str:
+    if pair.text == pair.source:
+        return "exactly"
+    if token_f1(" ".join(WORD.findall(pair.text.lower())), " ".join(WORD.findall(pair.source.lower()))) >= NEAR_F1:
+        return "nearly"
+    return "in meaning" if pair.cosine is not None and pair.cosine >= SAME_MEANING else "not"
+
+
+def recalls(pairs: list[Sample], known: Iterable[str] = ()) -> list[Recall]:
+    """Recall of all words, of numbers, names and rare words; each occurrence counts, in any case of its letters."""
+    often: Counter[str] = Counter()
+    for text in (*(pair.source for pair in pairs), *known):
+        often.update(_words(text))
+    total: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    for pair in pairs:
+        there = Counter(_words(pair.text))
+        for kind, words in _kinds(pair.source, often).items():
+            wanted = Counter(words)
+            total[kind] += sum(wanted.values())
+            found[kind] += sum((wanted & there).values())
+    return [Recall(kind, total[kind], found[kind]) for kind in ("all words", "numbers", "names", "rare words")]
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def _kinds(text: str, often: Counter[str]) -> dict[str, list[str]]:
+    words = WORD.findall(text)
+    begins = {match.start(1) for match in re.finditer(r"(?:^|[.!?…]\s+)\W*(\w)", text)}  # of sentences, which are capital for that
+    names = [match.group() for match in WORD.finditer(text) if match.group()[0].isupper() and match.start() not in begins]
+    return {
+        "all words": [word.lower() for word in words],
+        "numbers": [word.lower() for word in words if any(letter.isdigit() for letter in word)],
+        "names": [word.lower() for word in names],
+        "rare words": [word.lower() for word in words if often[word.lower()] <= RARE],
+    }
+
+
+def trust(pairs: list[Sample]) -> list[Trust]:
+    """Whether the cosine can be believed."""
+    out = []
+    for threshold in THRESHOLDS:
+        rows = [pair for pair in pairs if pair.cosine is not None and pair.cosine >= threshold]
+        out.append(Trust(threshold, len(rows), sum(pair.text == pair.source for pair in rows)))
+    return out
+
+
+def disturbed(
+    checkpoint: Checkpoint, pairs: list[Sample], vectors: np.ndarray, search: Search, encoder: Encoder | None, seed: int, track: Track
+) -> list[Disturbed]:
+    """What comes back of some of the texts when Gaussian noise is added to their vectors."""
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(pairs))[:NOISE_TEXTS])
+    clean, sources = vectors[chosen], [pairs[i].source for i in chosen]
+    direction = rng.normal(size=clean.shape)
+    direction *= np.linalg.norm(clean, axis=1, keepdims=True) / np.linalg.norm(direction, axis=1, keepdims=True)
+    out = []
+    with track("decoding with noise", len(NOISE) * len(chosen)) as advance:
+        for noise in NOISE:
+            noisy = (clean + noise * direction).astype(np.float32)
+            texts = []
+            for row in decode(checkpoint, [Block(0, noisy)], search, encoder, seed, notes=False):
+                texts.append(row.best.text)
+                advance(1)
+            exact = float(np.mean([text == source for text, source in zip(texts, sources)]))
+            cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
+            out.append(Disturbed(noise, len(chosen), exact, cosine))
+    return out
