@@ -1,0 +1,62 @@
+"""Name the clusters of a vector file: k-means, and the text that each centroid decodes to.
+
+A centroid is shorter than its members: it is decoded as it is and rescaled to their length, and the text that comes nearer is
+its name (ru-mini is a small model, and its names are rough). With the texts, the one that lies nearest to the centroid stands beside it.
+
+$ v2t embed examples/natural.txt -o vecs.npy --checkpoint examples/ru-mini
+$ python examples/clusters.py vecs.npy --clusters 8 --texts examples/natural.txt
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+
+from v2t_cli import V2T, RequestError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vectors", type=Path, help=".npy of shape (rows, dim)")
+    parser.add_argument("--clusters", type=int, default=8)
+    parser.add_argument("--texts", type=Path, help="the texts of the vectors, one a line")
+    parser.add_argument("--checkpoint", default=Path(__file__).parent / "ru-mini")
+    parser.add_argument("--quality", default="balanced", choices=("fast", "balanced", "best"))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    try:
+        vectors = np.load(given.vectors, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {given.vectors}: {error}")
+    if vectors.ndim != 2 or not 1 <= given.clusters <= len(vectors):
+        sys.exit(f"error: {given.vectors}: shape {vectors.shape}, expected at least {given.clusters} rows")
+    texts = given.texts.read_text(encoding="utf-8").splitlines() if given.texts else []
+    if texts and len(texts) != len(vectors):
+        sys.exit(f"error: {given.texts}: {len(texts)} lines for {len(vectors)} vectors")
+
+    inverter = V2T(given.checkpoint)
+    means = MiniBatchKMeans(given.clusters, random_state=given.seed, n_init=3).fit(vectors)
+    of_row = means.labels_
+    print("size\tname\tcosine" + ("\tnearest text" if texts else ""))
+    for cluster in np.argsort(-np.bincount(of_row, minlength=given.clusters)):
+        members = np.flatnonzero(of_row == cluster)
+        if not len(members):
+            continue
+        near = np.asarray(vectors[members], dtype=np.float32)
+        centroid = near.mean(axis=0)
+        rescaled = centroid * (np.linalg.norm(near, axis=1).mean() / max(np.linalg.norm(centroid), 1e-12))
+        names = [row.best for row in inverter.decode([centroid, rescaled], quality=given.quality)]
+        name = max(names, key=lambda best: best.cosine if best.cosine is not None else best.logprob)
+        line = [len(members), name.text, "" if name.cosine is None else f"{name.cosine:.3f}"]
+        if texts:
+            line.append(texts[members[np.argmin(np.linalg.norm(near - centroid, axis=1))]])
+        print(*line, sep="\t")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RequestError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,51 @@
+"""Walk from one sentence to another through the space of their vectors, and read what stands on the way.
+
+Two ways: the plain mixture, which is shorter than both ends, and the same rescaled to their length.
+
+$ python examples/interpolate.py "Где ближайшая аптека?" "Когда откроется кафе?" --steps 5
+share   mixture                       cosine  rescaled                        cosine
+0.00    Где в аптеку?                 0.804   Где в аптеку?                   0.804
+0.25    Где располагается в аптекле?  0.751   Где в апази?                    0.751
+0.50    Где приближается в кафе?      0.698   Где приближается аптек вскоре?  0.713
+0.75    Когда находится на кафеке?    0.731   Когда находится покрывало?      0.588
+1.00    Когда закроется кафе?         0.983   Когда закроется кафе?           0.983
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from v2t_cli import V2T, RequestError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("start")
+    parser.add_argument("end")
+    parser.add_argument("--steps", type=int, default=7, help="sentences, both ends included (default: 7)")
+    parser.add_argument("--checkpoint", default=Path(__file__).parent / "ru-mini")
+    parser.add_argument("--quality", default="balanced", choices=("fast", "balanced", "best"))
+    given = parser.parse_args()
+    if given.steps < 2:
+        parser.error("--steps: at least the two ends")
+
+    inverter = V2T(given.checkpoint)
+    start, end = inverter.embed([given.start, given.end])
+    shares = np.linspace(0, 1, given.steps)[:, None]
+    mixed = ((1 - shares) * start + shares * end).astype(np.float32)
+    lengths = (1 - shares) * np.linalg.norm(start) + shares * np.linalg.norm(end)
+    rescaled = (mixed * lengths / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
+
+    print("share\tmixture\tcosine\trescaled\tcosine")
+    rows = (inverter.decode(vectors, quality=given.quality) for vectors in (mixed, rescaled))
+    for share, *ways in zip(shares[:, 0], *rows):
+        print(f"{share:.2f}", *(f"{row.best.text}\t{row.best.cosine or 0:.3f}" for row in ways), sep="\t")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RequestError as error:
+        sys.exit(f"error: {error}")
