@@ -85,7 +85,7 @@ def survive(job: Job, folder: Path, kills: int, seed: int) -> Survived:
     working = time.monotonic() - start - begins
 
     draw, hits, at_work, made = random.Random(seed), 0, 0, []
-    while hits < kills or killed.exists() or job.begun(killed):
+    while hits < kills or not made or killed.exists() or job.begun(killed):
         moment = draw.uniform(0, begins) if draw.random() < 0.5 else begins + draw.uniform(0, working / 4)
         began = job.begun(killed)
         process = subprocess.Popen(

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import DIM, SENTENCES, build_labse
 
 from v2t_cli.config import EncoderConfig
 from v2t_cli.encoder import open_encoder
-from v2t_cli.errors import RequestError
+from v2t_cli.errors import RequestError, V2TError
 from v2t_cli.outputs import Parts, VectorParts
 from v2t_cli.processes import ALONE
 
@@ -112,8 +113,21 @@ def test_nothing_begun_is_a_beginning_but_a_whole_file_is_kept(tmp_path):
         assert len(out.begin(4, 2, SIGNATURE, None)) == 2
     path.write_text("whole")
     (tmp_path / ".out.txt.parts" / "run.json").unlink()
-    with pytest.raises(RequestError, match="no interrupted run to resume"), parts(path, resume=True) as out:
-        out.begin(4, 2, SIGNATURE, None)
+    with parts(path, resume=True) as out:
+        assert out.begin(4, 2, SIGNATURE, None) == [], "a job that was requeued a moment too late"
+        out.finish()
+    assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("rows", [range(8), range(2, 10), [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]])
+def test_rows_that_are_missing_or_twice_there_are_no_output(tmp_path, rows):
+    path = tmp_path / "out.txt"
+    with pytest.raises(V2TError, match="missing or twice there"), parts(path) as out:
+        out.begin(10, 2, SIGNATURE, None)
+        for row in rows:
+            out.write(row, ["text"])
+        out.finish()
+    assert not path.exists()
 
 
 def test_one_at_a_time(tmp_path):
@@ -241,11 +255,20 @@ class TestCommands:
         assert v2t(*self.decode(checkpoint, "--quality", "fast"), "--resume").exit_code == 0
         assert len((tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()) == 10
 
-    def test_a_disk_too_small_for_the_vectors_says_so_first(self, v2t, labse, texts_file, tmp_path, monkeypatch):
-        def full(*arguments):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def test_texts_that_change_meanwhile(self, v2t, labse, tmp_path, monkeypatch):
+        from v2t_cli.texts import Survey
 
-        monkeypatch.setattr("v2t_cli.outputs.os.posix_fallocate", full)
+        (tmp_path / "t.txt").write_text("один\nдва\n", encoding="utf-8")
+        monkeypatch.setattr("v2t_cli.texts.survey", lambda path: Survey(3, "abc"))
+        result = v2t("embed", "t.txt", "--encoder", labse, "-o", "v.npy")
+        assert result.exit_code == 1 and "t.txt: has become shorter while it was read" in result.stderr
+        assert os.listdir(tmp_path) == ["t.txt"]
+
+    def test_a_disk_too_small_for_the_vectors_says_so_first(self, v2t, labse, texts_file, tmp_path, monkeypatch):
+        def full(path):
+            return SimpleNamespace(free=1000)
+
+        monkeypatch.setattr("v2t_cli.outputs.shutil.disk_usage", full)
         result = v2t("embed", texts_file, "--encoder", labse, "-o", "v.npy")
         assert result.exit_code == 1 and result.stderr.endswith("v.npy: No space left on device\n")
         assert not os.listdir(tmp_path)

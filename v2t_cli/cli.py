@@ -14,7 +14,7 @@ import typer
 from v2t_cli import __version__, console
 from v2t_cli.boundary import Commands
 from v2t_cli.choices import Format, Quality, Strategy
-from v2t_cli.errors import RequestError
+from v2t_cli.errors import RequestError, V2TError
 from v2t_cli.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ def embed_command(
                 blocks = parts.begin(found.lines, CHUNK_TEXTS, of_run, opened.identity)
                 with console.progress_bar("embedding", sum(map(len, blocks))) as advance:
                     for vectors, block in zip(embed_chunks(opened, read_blocks(texts, blocks), processes), blocks):
+                        if len(vectors) != len(block):
+                            raise V2TError(f"{texts}: has become shorter while it was read")
                         parts.write_vectors(block.start, vectors)
                         advance(len(block))
                 parts.finish()

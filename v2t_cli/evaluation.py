@@ -113,6 +113,8 @@ def evaluate(
         if not known:
             raise RequestError("--train-texts: no texts but those that the run held out")
     search = fit(checkpoint, search)
+    # The same everywhere: GPUs with unequal room would cut unequal blocks.
+    search = replace(search, batch_size=processes.by_main(lambda: search.batch_size))
     blocks = processes.share(grid(len(texts), search.batch_size))
     mine = slice(blocks[0].start, blocks[-1].stop) if blocks else slice(0)
     losses, lengths = (np.array(processes.gather(part.tolist())) for part in token_losses(checkpoint, texts[mine], vectors[mine]))
@@ -186,7 +188,7 @@ def nearest_texts(
             for i in np.flatnonzero(value > cosines):
                 cosines[i], found[i] = value[i], train_texts[rows.start + place[i]]
             advance(len(chunk))
-    cosines, found = zip(*(max(of_text) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))))
+    cosines, found = zip(*(max(of_text, key=lambda it: it[0]) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))))
     return score_texts(list(found), texts, np.array(cosines))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from v2t_cli.files import replacing
 
 LOG, PICTURE = "log.jsonl", "loss.png"
+TRACKED = "v2t"  # the folder in which TensorBoard keeps its files
 
 
 class History:
@@ -26,10 +28,12 @@ class History:
             stream.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What was written so far; a last line that a kill has cut short is left out."""
+        """What was written so far; a line that a kill has cut short is left out."""
         if self._path.exists():
             with open(self._path, encoding="utf-8", errors="replace") as stream:
-                yield from (json.loads(line) for line in stream if line.endswith("\n"))
+                for line in stream:
+                    with suppress(ValueError):
+                        yield json.loads(line)
 
     def go_back(self, run: int, step: int) -> None:
         """Forget what a run that goes on from this step has written after it."""

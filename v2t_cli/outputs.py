@@ -6,10 +6,12 @@ are done. The file itself appears at the end, at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,6 +89,7 @@ class Parts:
         self._folder = self.output.with_name(f".{self.output.name}.parts")
         self._processes, self._resume, self._overwrite = processes, resume, overwrite
         self._header: list[str] = []
+        self._rows = self._size = 0
         self._stream: BinaryIO | None = None
         self._next = -1  # the row that comes next in the stream
         self._lock: Any = None
@@ -101,8 +104,11 @@ class Parts:
         to be parts of one. header: lines that stand before the rows. Raises RequestError where there is another run, or one
         that was not to be resumed, and V2TError where there is no room.
         """
+        if self._processes.by_main(self._is_whole):
+            log.info(f"{self.output}: is there already, nothing was left to resume")
+            return []
         size, done = self._processes.by_main(lambda: self._begin(rows, size, signature, encoder))
-        self._header = list(header)
+        self._header, self._rows, self._size = list(header), rows, size
         finished = {start for first, stop in done for start in range(first, stop, size)}
         if done:
             log.info(f"{sum(stop - first for first, stop in done):,} of {rows:,} rows are done already")
@@ -118,28 +124,50 @@ class Parts:
         self._next, self._empty = first + len(lines), False
 
     def finish(self) -> None:
-        """Put the output in its place, once every process has come here."""
+        """Put the output in its place, once every process has come here.
+
+        Raises V2TError where a row is missing or stands there twice: texts that changed, or a process that was thought dead.
+        """
         self._close()
         self._processes.wait()
-        if self._processes.is_main:
-            whole = self._whole()
-            if whole.exists():  # else it has arrived, and the run was killed before it could clear away
-                os.replace(whole, self.output)
-            shutil.rmtree(self._folder)
+        if not self._processes.is_main or self._lock is None:
+            return
+        done = self._done(self._rows, self._size)
+        if [first for first, _ in done] + [self._rows] != [0, *(stop for _, stop in done)]:
+            raise V2TError(f"{self.output}: rows are missing or twice there, so that it is not written; --overwrite starts anew")
+        whole = self._whole()
+        if whole.exists():  # else it has arrived, and the run was killed before it could clear away
+            os.replace(whole, self.output)
+        self._clear()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._close()
-        if self._lock is not None:
-            self._lock.release()
-        if error is None or self._lock is None:
-            return
-        if self._empty and self._processes.count == 1:
-            shutil.rmtree(self._folder)
-        elif not self._empty:
-            log.info(f"{self.output}: the rows that are done are kept; the same command with --resume goes on with the others")
+        try:
+            self._close()
+        except OSError:  # of a full disk, which was told already
+            if error is None:
+                raise
+        finally:
+            if error is not None and self._lock is not None:
+                if self._empty and self._processes.count == 1:
+                    self._clear()
+                else:
+                    log.info(f"{self.output}: the rows that are done are kept; the same command with --resume goes on with the others")
+                    self._lock.release()
+
+    def _clear(self) -> None:
+        """Remove all parts; run.json first, for without it nothing was begun."""
+        (self._folder / RUN).unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()  # so late that nobody else begins here; NFS keeps a file that is open, and its folder
+        with suppress(OSError):
+            self._folder.rmdir()
+
+    def _is_whole(self) -> bool:
+        """Whether a run that is to be resumed has ended: a job that was requeued a moment too late has nothing to do."""
+        return self._resume and self.output.exists() and not (self._folder / RUN).exists()
 
     def _begin(self, rows: int, size: int, signature: dict[str, Any], encoder: EncoderIdentity | None) -> tuple[int, list[tuple[int, int]]]:
         from filelock import FileLock, Timeout
@@ -147,8 +175,6 @@ class Parts:
         begun = (self._folder / RUN).exists()
         if begun and not (self._resume or self._overwrite):
             raise RequestError(f"{self.output}: a run was interrupted there; --resume goes on with it, --overwrite starts anew")
-        if self._resume and not begun and self.output.exists():
-            raise RequestError(f"{self.output}: no interrupted run to resume; without --resume the file is made anew")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._folder / LOCK, timeout=0)
@@ -246,14 +272,14 @@ class VectorParts(Parts):
     def write_vectors(self, first: int, vectors: np.ndarray) -> None:
         """vectors: (rows, dim), of consecutive rows from `first` on."""
         if self._file is None:
-            self._file = open(self._folder / self.VECTORS, "r+b", buffering=0)
-            npy.read_magic(self._file)
-            npy.read_array_header_1_0(self._file)
-            self._offset = self._file.tell()
+            # Without reading: a network file system would read and write back whole pages, and with them rows of other machines.
+            self._file = os.fdopen(os.open(self._folder / self.VECTORS, os.O_WRONLY), "wb", buffering=0)
+            self._offset = os.fstat(self._file.fileno()).st_size - self._shape[0] * self._shape[1] * 4
         data = memoryview(np.ascontiguousarray(vectors, dtype="<f4")).cast("B")
         self._file.seek(self._offset + first * self._shape[1] * 4)
         while data:  # a single write ends at 2 GiB, or where the disk is full
             data = data[self._file.write(data) :]
+        os.fsync(self._file.fileno())  # before the lines that say that they are there
         self.write(first, [""] * len(vectors))
 
     def _prepare(self) -> None:
@@ -261,8 +287,8 @@ class VectorParts(Parts):
             npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": self._shape})
             stream.flush()
             size = stream.tell() + self._shape[0] * self._shape[1] * 4
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(stream.fileno(), 0, size)  # a disk that is too small says so now
+            if size > shutil.disk_usage(self._folder).free:  # said now, and not after hours
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             stream.truncate(size)
 
     def _whole(self) -> Path:

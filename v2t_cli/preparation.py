@@ -27,7 +27,7 @@ from v2t_cli.device import pick_device
 from v2t_cli.encoder import Encoder, EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.examples import Examples
-from v2t_cli.history import LOG, History
+from v2t_cli.history import LOG, TRACKED, History
 from v2t_cli.hypotheses import make_hypotheses, read_hypotheses
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize_corpus
@@ -136,17 +136,21 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
         if accelerator.is_main_process:
             History(output).go_back(progress.run, progress.step)
         log.info(f"resumed at step {progress.step:,}, after {progress.seconds / 60:.1f} minutes of training")
-    elif accelerator.is_main_process and base is None:
-        resume.drop_state(output)
+    elif accelerator.is_main_process and base != output:
+        if base is None:
+            resume.drop_state(output)
         (output / LOG).unlink(missing_ok=True)
     if config.train.trackers:
-        accelerator.init_trackers("v2t", {name: str(value) for name, value in flat(config.model_dump()).items()})
+        accelerator.init_trackers(TRACKED, {name: str(value) for name, value in flat(config.model_dump()).items()})
     accelerator.wait_for_everyone()
     return run
 
 
 def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: EncoderIdentity | None, processes: int) -> dict[str, Any]:
-    """What must be the same for two runs to be parts of one."""
+    """What must be the same for two runs to be parts of one.
+
+    Of an encoder, what its probe vector does not tell: scale, and prompts that hardly change it.
+    """
     digest = None
     if identity is None:  # vectors of an encoder are known by its probe vector, those made elsewhere by their statistics
         parts = statistics(vectors, corpus.train.rows)
@@ -158,6 +162,7 @@ def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: E
         "seed": request.seed,
         "dim": vectors.shape[1],
         "vectors": digest,
+        "encoder": identity.model_dump(include={"prompt", "normalize"}) if identity else None,
         "decoder": decoder.scratch.model_dump() if decoder.scratch else [decoder.model, decoder.revision],
         "adapter": request.adapter.model_dump(),
         "batch": [settings.batch_size, settings.gradient_accumulation * processes],

@@ -31,7 +31,7 @@ class Schedule:
         begun, position = self.start
         if not begun:
             return fraction
-        return position + (1 - position) * (fraction - begun) / (1 - begun) if begun < 1 else 1.0
+        return position + (1 - position) * (fraction - begun) / (1 - begun) if begun < 1 else position
 
     def share(self, fraction: float) -> float:
         """Of the peak learning rate, given how much of the run is done."""

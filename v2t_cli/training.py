@@ -11,7 +11,7 @@ from v2t_cli.checkpoint import UNFINISHED
 from v2t_cli.config import Config, DecoderConfig
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError
-from v2t_cli.history import LOG
+from v2t_cli.history import LOG, TRACKED
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.loop import Hooks, TrainResult
 from v2t_cli.preparation import names_encoder, prepare
@@ -42,7 +42,7 @@ def check_output(output: Path, resume_run: bool, overwrite: bool) -> bool:
 
 def _left_over(path: Path) -> bool:
     """Of a run that ended before its first save."""
-    return path.name.startswith(UNFINISHED) or path.name in (resume.FOLDER, LOG)
+    return path.name.startswith(UNFINISHED) or path.name in (resume.FOLDER, LOG, TRACKED)
 
 
 def train(config: Config, resume_run: bool = False, overwrite: bool = False, hooks: Hooks | None = None) -> TrainResult:
