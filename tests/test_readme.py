@@ -172,6 +172,13 @@ def test_every_command_and_the_main_options_are_shown():
         assert option in README, option
 
 
+def test_the_python_of_the_readme(folder):
+    (script,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    done = bash(f"{sys.executable} script.py", folder)
+    assert done.returncode == 0 and done.stdout.endswith("Где здесь выход?\n"), done.stdout
+
+
 def test_links_lead_somewhere():
     for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / path).exists(), path

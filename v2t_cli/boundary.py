@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -24,9 +26,9 @@ _REFUSALS = {
 class Commands(TyperGroup):
     """The error boundary: what a user can cause ends in one line on stderr and the documented exit code."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         console.show_log()
-        if sys.stdout.encoding.lower() != "utf-8":  # data is UTF-8 whatever the locale says
+        if sys.stdout.encoding.lower() != "utf-8" and isinstance(sys.stdout, io.TextIOWrapper):  # data is UTF-8 whatever the locale says
             sys.stdout.reconfigure(encoding="utf-8")
         try:
             with terminable():

@@ -21,6 +21,12 @@ class Candidate:
     cosine: float | None = None
     vector: np.ndarray | None = None
 
+    @property
+    def nearness(self) -> float:
+        """The cosine of one that was re-embedded."""
+        assert self.cosine is not None
+        return self.cosine
+
 
 @dataclass
 class Row:
@@ -41,7 +47,7 @@ def rank(candidates: list[Candidate], logprob_weight: float, until_cosine: float
     The cosine alone is fooled by non-words that happen to lie near the vector; a text that reaches it needs no
     second opinion.
     """
-    candidates.sort(key=lambda it: (it.cosine >= until_cosine, it.cosine + logprob_weight * it.logprob), reverse=True)
+    candidates.sort(key=lambda it: (it.nearness >= until_cosine, it.nearness + logprob_weight * it.logprob), reverse=True)
 
 
 def rerank(rows: list[list[Candidate]], vectors: np.ndarray, encoder: Encoder, logprob_weight: float, until_cosine: float) -> None:

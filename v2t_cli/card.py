@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from v2t_cli.info import CheckpointInfo
+from v2t_cli.info import CheckpointInfo, CorrectionInfo, TrainingInfo
 
 
 def model_card(info: CheckpointInfo, picture: str | None = None) -> str:
@@ -56,7 +56,7 @@ def _public(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
 
-def _course(part) -> str:
+def _course(part: TrainingInfo | CorrectionInfo) -> str:
     unfinished = "" if part.finished else ", not finished"
     return f"{part.epochs:.2f} epochs, {part.steps:,} steps, {part.minutes:.1f} minutes{unfinished}"
 

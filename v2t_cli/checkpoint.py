@@ -49,7 +49,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     inverter: Inverter,
-    tokenizer,
+    tokenizer: Any,
     info: CheckpointInfo,
     held_out: list[str],
     dtype: torch.dtype = torch.float32,
@@ -86,7 +86,7 @@ def save_checkpoint(
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _save_lm(lm, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
+def _save_lm(lm: Any, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
     # On the CPU: the training device may have no room for a second set of weights.
     with torch.device("meta"):
         stored = type(lm)(lm.config)
@@ -115,11 +115,12 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-        lm, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **common)
+        opened: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **common)
     except Exception as error:
         if asks_for_code(error):
             raise RequestError(f"{folder}: {CODE_REFUSED}") from None
         raise RequestError(f"{folder}: the decoder cannot be loaded, a file is missing or damaged: {one_line(error)}") from error
+    lm, report = opened
     if report["missing_keys"] or report["mismatched_keys"]:
         raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
     if precision == "auto" and device.type == "cuda" and lm.dtype == torch.float32:
@@ -152,9 +153,9 @@ def load_adapters(folder: Path, info: CheckpointInfo, hidden: int) -> tuple[Adap
     path = folder / ADAPTER
     if info.adapter.kind not in ADAPTERS:
         raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")
-    adapter, difference = (
-        ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens) if wanted else None for wanted in (True, info.correction)
-    )
+    kind = ADAPTERS[info.adapter.kind]
+    adapter = kind(info.dim, hidden, info.adapter.tokens)
+    difference = kind(info.dim, hidden, info.adapter.tokens) if info.correction else None
     try:
         state = load_file(path)
         of_difference = {name.removeprefix(DIFFERENCE): state.pop(name) for name in list(state) if name.startswith(DIFFERENCE)}

@@ -146,10 +146,10 @@ def embed_command(
     with launched(settings.device) as (processes, device):
         parted = in_parts(texts, output, processes, resume, overwrite)
         found = processes.by_main(lambda: survey(texts)) if parted else None
-        if info:
-            opened = checkpoint_encoder(info, encoder, settings.encoder, device, needed=True)
-        else:
-            opened = open_encoder(settings.encoder, device)
+        opened = (
+            checkpoint_encoder(info, encoder, settings.encoder, device, needed=True) if info else open_encoder(settings.encoder, device)
+        )
+        assert opened is not None  # needed, so that its absence is an error
         dim = opened.identity.dim
         if found:
             with VectorParts(output, processes, resume, overwrite, found.lines, dim) as parts:
@@ -252,7 +252,7 @@ def decode_command(
     Example: v2t decode vecs.npy --checkpoint my-inverter --format jsonl
     """
 
-    typed = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
+    typed: dict[str, Any] = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
     typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size} | _trust(trust_remote_code)
     settings = _settings(config, set_, typed)
     folder = _checkpoint_folder(checkpoint, settings)
@@ -283,11 +283,12 @@ def decode_command(
         if search.rerank or encoder:  # one that was named is checked in any case
             opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device))
         search = fit(loaded, search)
-        size = reader.fitting(search.batch_size)
+        size = reader.fitting(search.rows)
         if read:
-            out = stack.enter_context(Parts(output, processes, resume, overwrite))
+            parts = stack.enter_context(Parts(output, processes, resume, overwrite))
             of_run = {"vectors": read[:12], "format": format_, "seed": settings.seed, **signature(loaded, search)}
-            blocks = out.begin(reader.rows, size, of_run, opened.identity if opened else None, header(format_))
+            blocks = parts.begin(reader.rows, size, of_run, opened.identity if opened else None, header(format_))
+            out: Parts | Stream = parts
         else:
             out = Stream(sys.stdout.buffer if output == "-" else stack.enter_context(replacing(output)))
             blocks = grid(reader.rows, size)
@@ -352,7 +353,11 @@ def evaluate(
         loaded = load_checkpoint(folder, pick_device(device), settings.decode.precision, settings.decoder.trust_remote_code)
         lines = list(read_lines(texts)) if texts else loaded.held_out()
         opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
-        array = embed_all(opened, lines, processes) if vectors is None else load_vectors(vectors)
+        if vectors:
+            array = load_vectors(vectors)
+        else:
+            assert opened is not None  # needed
+            array = embed_all(opened, lines, processes)
         if len(array) != len(lines):
             raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
         check_vectors(loaded, array.shape[1], vectors or "the texts")
@@ -416,7 +421,7 @@ def _quiet_libraries() -> None:
     import logging
 
     import transformers
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat, zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +58,8 @@ class _Pool:
 
     def new(self, text: str, edits: Iterable[Edit], limit: int) -> tuple[list[Edit], list[str]]:
         """The first edits that give texts which nobody has seen, at most `limit`, and these texts."""
-        kept, texts = [], []
+        kept: list[Edit] = []
+        texts: list[str] = []
         for edit in edits:
             if len(texts) >= limit:
                 break
@@ -78,7 +79,7 @@ class _Hypothesis(NamedTuple):
 
 
 def _by_cosine(candidate: Candidate) -> float:
-    return -candidate.cosine
+    return -candidate.nearness
 
 
 _Found = tuple[int, float, str, np.ndarray]  # row of the vector, cosine, text, its own vector
@@ -87,7 +88,7 @@ _Found = tuple[int, float, str, np.ndarray]  # row of the vector, cosine, text, 
 class Corrector:
     """Corrects candidates with the decoder's proposals and the encoder's judgement."""
 
-    def __init__(self, inverter: Inverter, tokenizer, encoder: Encoder, search: Search):
+    def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, search: Search):
         self.inverter, self.tokenizer, self.encoder, self.search = inverter, tokenizer, encoder, search
         self.rewrites = search.rewrites if inverter.difference is not None else 0
         self._surfaces: dict[int, str] = {}
@@ -106,7 +107,7 @@ class Corrector:
         target = torch.from_numpy(vectors).to(self.inverter.device)
         pools = [_Pool(sorted(row, key=_by_cosine), {candidate.text for candidate in row}) for row in rows]
         for _ in range(search.rounds):
-            best = {row: pool.candidates[0] for row, pool in enumerate(pools) if pool.candidates[0].cosine < search.until_cosine}
+            best = {row: pool.candidates[0] for row, pool in enumerate(pools) if pool.candidates[0].nearness < search.until_cosine}
             rewriting = self._choose(pools, best, lambda pool: pool.rewritten) if self.rewrites else []
             _add(self._rewrite(rewriting, target, unit, pools), pools)
             # Edits cost many more texts than rewrites: they are for those that rewrites brought no further.
@@ -189,6 +190,7 @@ class Corrector:
         for (row, candidate), (edits, texts), vectors in zip(hypotheses, singles, self._vectors([texts for _, texts in singles])):
             cosines = unit_rows(vectors) @ unit[row]
             found += zip(repeat(row), cosines.tolist(), texts, vectors)
+            assert candidate.vector is not None  # re-embedded
             promising = _pairs(edits, vectors, cosines, candidate.vector, unit[row])
             pairs.append(pools[row].new(candidate.text, promising, min(self.search.edits // SINGLES_PER_PAIR, share[row] - len(texts)))[1])
             pools[row].calls += len(texts) + len(pairs[-1])
@@ -206,7 +208,7 @@ class Corrector:
             found = [candidate for candidate in pool.candidates if math.isnan(candidate.logprob)]
             rows_of_ids = tokenize(self.tokenizer, [candidate.text for candidate in found])
             fits = [i for i, row in enumerate(rows_of_ids) if len(row) <= limit]
-            arrived = pool.candidates[0].cosine >= self.search.until_cosine
+            arrived = pool.candidates[0].nearness >= self.search.until_cosine
             fits = fits[: max(1 if arrived else 2 * (self.search.width + 1), self.search.candidates)]
             owners += [number] * len(fits)
             new += [found[i] for i in fits]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from v2t_cli.config import DataConfig
-from v2t_cli.console import Track, log, silent
+from v2t_cli.console import Advance, Track, log, silent
 from v2t_cli.encoder import SAME_ENCODER, Encoder, EncoderIdentity, embed
 from v2t_cli.errors import RequestError
 from v2t_cli.texts import fingerprint, read_lines, select, split_held_out
@@ -36,6 +37,7 @@ class Split:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, the end included: int64."""
+        assert self.ids is not None  # asked of tokenized splits alone
         return self.ids.lengths
 
 
@@ -57,7 +59,7 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
     if "-" in (config.texts, config.vectors):
         raise RequestError("data.texts and data.vectors are read more than once: name files, not stdin")
     if config.vectors is not None:
-        _check_count(config)
+        _check_count(config.texts, config.vectors)
     selection = select(read_lines(config.texts), config.min_chars, config.max_chars)
     log.info(f"{config.texts}: {selection}")
     if not selection.texts:
@@ -76,11 +78,11 @@ def kept_for_correction(corpus: Corpus, held_out: float, share: float, seed: int
     return corpus.train.keep(np.flatnonzero(np.isin(train, wider)))
 
 
-def _check_count(config: DataConfig) -> None:
-    lines = sum(1 for _ in read_lines(config.texts))
-    with open_vectors(config.vectors) as reader:
+def _check_count(texts: str, vectors: str) -> None:
+    lines = sum(1 for _ in read_lines(texts))
+    with open_vectors(vectors) as reader:
         if reader.rows != lines:
-            raise RequestError(f"{config.vectors}: {reader.rows} vectors for {lines} lines of {config.texts}; row i must belong to line i")
+            raise RequestError(f"{vectors}: {reader.rows} vectors for {lines} lines of {texts}; row i must belong to line i")
 
 
 def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track = silent) -> np.ndarray:
@@ -94,10 +96,11 @@ def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, 
     return vectors if vectors.ndim == 2 else vectors[None]
 
 
-def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder, track: Track) -> Path:
+def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track) -> Path:
     """The file that holds the embedded texts, written now unless an earlier run did."""
     from filelock import FileLock
 
+    assert encoder is not None  # there is one where there are no vectors from elsewhere
     identity = encoder.identity
     folder = Path(config.cache or default_cache())
     name = f"{corpus.sha256} {identity.name} {identity.prompt} {identity.normalize}"
@@ -132,7 +135,7 @@ def _made_by(path: Path, identity: EncoderIdentity) -> bool:
         return False
 
 
-def _counted(chunks, advance):
+def _counted(chunks: Iterator[np.ndarray], advance: Advance) -> Iterator[np.ndarray]:
     for chunk in chunks:
         yield chunk
         advance(len(chunk))

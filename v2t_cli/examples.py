@@ -46,9 +46,10 @@ class Examples:
 
     def tensors(self, which: np.ndarray, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Hypotheses | None]:
         """The arguments of Inverter.forward for the positions `which`."""
+        assert self.split.ids is not None  # examples are tokenized
         ids, lengths = pad(self.split.ids.keep(which), pad_id, device)
         vectors = _tensor(self.vectors[self.split.rows[which]], device)
-        if self.hypothesis_ids is None:
+        if self.hypothesis_ids is None or self.hypothesis_vectors is None:
             return vectors, ids, lengths, None
         read = pad(self.hypothesis_ids.keep(which), pad_id, device, left=True)
         return vectors, ids, lengths, Hypotheses(_tensor(self.hypothesis_vectors[which], device), *read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,9 @@ _Choose = Callable[[Tensor], Tensor]  # logits (rows, vocabulary) -> the tokens 
 
 
 @torch.inference_mode()
-def generate(inverter: Inverter, tokenizer, vectors: Tensor, search: Search, hypotheses: Hypotheses | None = None) -> list[list[Written]]:
+def generate(
+    inverter: Inverter, tokenizer: Any, vectors: Tensor, search: Search, hypotheses: Hypotheses | None = None
+) -> list[list[Written]]:
     """For each vector at most search.beams texts, the likeliest first; where they are drawn, search.beams as they come.
 
     vectors: (batch, dim) float32 on the inverter's device; hypotheses: texts to correct, one a vector.
@@ -61,7 +63,7 @@ def _likeliest(count: int) -> _Choose:
 
 
 def _draw(search: Search) -> _Choose:
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(search.temperature)])
+    warpers: Any = LogitsProcessorList([TemperatureLogitsWarper(search.temperature)])
     if search.top_k:
         warpers.append(TopKLogitsWarper(search.top_k))
     if search.top_p < 1:

@@ -51,7 +51,7 @@ class History:
 
         figure = Figure(figsize=(7, 3.5), layout="constrained")
         axes = figure.subplots()
-        for (name, points), style in zip(losses.items(), ({"linewidth": 1, "alpha": 0.7}, {"marker": "o"})):
+        for (name, points), style in zip(losses.items(), _STYLES):
             if points:
                 axes.plot(*zip(*points), label=_LABELS[name], **style)
         axes.set(xlabel="step", ylabel="loss, nats a token")
@@ -62,4 +62,5 @@ class History:
         return out.getvalue()
 
 
+_STYLES: tuple[dict[str, Any], ...] = ({"linewidth": 1, "alpha": 0.7}, {"marker": "o"})
 _LABELS = {"step": "training", "evaluation": "held-out texts"}

@@ -104,7 +104,7 @@ def check_push(name: str) -> None:
     """Raise RequestError for a name that the hub would not take, or where nobody is logged in: before hours of training."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -60,7 +61,7 @@ def make_hypotheses(
                 advance(len(chunk))
 
 
-def read_hypotheses(path: Path, split: Split, vectors: np.ndarray, tokenizer, limit: int | None) -> Examples:
+def read_hypotheses(path: Path, split: Split, vectors: np.ndarray, tokenizer: Any, limit: int | None) -> Examples:
     """The texts of the split, each once for every hypothesis that was made for it, but those that do not fit.
 
     limit: tokens of both together that the decoder has room for; None for no limit. Raises RequestError where the files
@@ -82,6 +83,6 @@ def read_hypotheses(path: Path, split: Split, vectors: np.ndarray, tokenizer, li
     return Examples(split.keep(owners[fits]), vectors, ids.keep(fits), of_hypotheses[fits])
 
 
-def _lines(path: Path) -> Iterator[list]:
+def _lines(path: Path) -> Iterator[list[Any]]:
     with open(path, encoding="utf-8", newline="\n") as stream:
         yield from map(json.loads, stream)

@@ -15,7 +15,7 @@ from v2t_cli.errors import RequestError, one_line
 from v2t_cli.files import settle
 
 INFO = "v2t.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class AdapterInfo(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from v2t_cli.config import DecoderConfig, ScratchConfig
 from v2t_cli.console import log
@@ -15,7 +16,7 @@ CORPUS_PIECE = 10_000
 _END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]")
 
 
-def load_lm(config: DecoderConfig):
+def load_lm(config: DecoderConfig) -> tuple[Any, Any]:
     """Open a pretrained decoder: (AutoModelForCausalLM in float32, tokenizer with an end and a pad token).
 
     Raises RequestError where it cannot be had.
@@ -37,7 +38,7 @@ def load_lm(config: DecoderConfig):
     return lm, tokenizer
 
 
-def _is_causal(lm) -> bool:
+def _is_causal(lm: Any) -> bool:
     """Whether the logits of earlier tokens stay the same when the last token changes."""
     import torch
 
@@ -47,7 +48,7 @@ def _is_causal(lm) -> bool:
     return bool((logits[0] - logits[1]).abs().max() <= 1e-4 * logits.std())
 
 
-def complete_tokenizer(lm, tokenizer) -> None:
+def complete_tokenizer(lm: Any, tokenizer: Any) -> None:
     """Give the tokenizer an end and a pad token where it lacks them, and tell the model's generation settings.
 
     An end token that stands in the vocabulary is reused; else one is added and the embeddings grow by a row. Padding
@@ -65,7 +66,7 @@ def complete_tokenizer(lm, tokenizer) -> None:
     _set_special_tokens(lm, tokenizer)
 
 
-def _set_special_tokens(lm, tokenizer) -> None:
+def _set_special_tokens(lm: Any, tokenizer: Any) -> None:
     from transformers import GenerationConfig
 
     # One place for the ids, so that any tool that opens the folder stops where we do; and a fresh generation config,
@@ -76,7 +77,7 @@ def _set_special_tokens(lm, tokenizer) -> None:
         setattr(lm.config, key, value)
 
 
-def set_dropout(lm, share: float) -> None:
+def set_dropout(lm: Any, share: float) -> None:
     """Drop that share of the activations in training, in each nn.Dropout and in attention as Llama and its kin keep it.
 
     Raises RequestError for a model that has neither.
@@ -95,7 +96,7 @@ def set_dropout(lm, share: float) -> None:
         raise RequestError(f"train.dropout: {type(lm).__name__} has none that could be set")
 
 
-def scratch_lm(config: ScratchConfig, texts: list[str]):
+def scratch_lm(config: ScratchConfig, texts: list[str]) -> tuple[Any, Any]:
     """Build a GPT-2 of the given sizes with random weights, and a byte-level BPE tokenizer trained on the texts.
 
     The tokenizer loses nothing: any text comes back from its tokens byte by byte.
@@ -130,14 +131,14 @@ def scratch_lm(config: ScratchConfig, texts: list[str]):
     return lm, tokenizer
 
 
-def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
+def tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Token ids of each text with the end-of-text id behind them. A special token's name in a text stays text."""
     settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
     rows = tokenizer(texts, **settings)["input_ids"] if texts else []
     return [row + [tokenizer.eos_token_id] for row in rows]
 
 
-def tokenize_corpus(tokenizer, texts: list[str]) -> TokenRows:
+def tokenize_corpus(tokenizer: Any, texts: list[str]) -> TokenRows:
     """As `tokenize`, for many texts: in pieces, since the tokenizer's own view of a whole corpus is large."""
     pieces = (texts[start : start + CORPUS_PIECE] for start in range(0, len(texts), CORPUS_PIECE))
     return TokenRows.of(row for piece in pieces for row in tokenize(tokenizer, piece))

@@ -98,7 +98,8 @@ class _Window:
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self._loss, self._tokens, self._since = None, 0, time.perf_counter()
+        self._loss: torch.Tensor | None = None
+        self._tokens, self._since = 0, time.perf_counter()
 
     def add(self, loss: torch.Tensor, tokens: int) -> None:
         self._loss = loss if self._loss is None else self._loss + loss
@@ -143,7 +144,7 @@ class Run:
     base: CheckpointInfo | None = None  # of the inverter that learns to correct, where this is the run that teaches it
     followed: bool = False  # whether such a run comes next
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings = self.config.train
         self._plan = Plan(
             self.examples, settings.batch_size, settings.gradient_accumulation * self.accelerator.num_processes, self.config.seed

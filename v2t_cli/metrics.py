@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +35,8 @@ def score_texts(generated: list[str], references: list[str], cosines: np.ndarray
 
     cosines: float (rows,), of their vectors, where known; resamples: 0 for no intervals.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     rows = {
         "exact_match": np.array([ours == theirs for ours, theirs in zip(generated, references)], dtype=float),
@@ -41,9 +44,9 @@ def score_texts(generated: list[str], references: list[str], cosines: np.ndarray
     }
     if cosines is not None:
         rows["cosine"] = cosines
-    values = {name: float(of_rows.mean()) for name, of_rows in rows.items()}
+    values: dict[str, Any] = {name: float(of_rows.mean()) for name, of_rows in rows.items()}
     intervals = {name: ratio_interval(of_rows, np.ones(len(of_rows)), resamples) for name, of_rows in rows.items() if resamples}
-    signatures = {}
+    signatures: dict[str, Any] = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         values[name] = min(100.0, metric.corpus_score(generated, [references]).score)  # it may round to a little more
         signatures[f"{name}_signature"] = str(metric.get_signature())
@@ -51,10 +54,12 @@ def score_texts(generated: list[str], references: list[str], cosines: np.ndarray
             # Both are functions of counts summed over the corpus. sacrebleu's own bootstrap, which starts from the same
             # counts, fails where a resample scores 0.
             counts = np.array(metric._extract_corpus_statistics(generated, [references]), dtype=float)
-            intervals[name] = _bootstrap(
-                counts, lambda sums, metric=metric: metric._compute_score_from_stats(sums.tolist()).score, resamples
-            )
+            intervals[name] = _bootstrap(counts, partial(_score_of_counts, metric), resamples)
     return TextScores(n=len(references), cosine=values.pop("cosine", None), intervals=intervals, **values, **signatures)
+
+
+def _score_of_counts(metric: Any, sums: np.ndarray) -> float:
+    return float(metric._compute_score_from_stats(sums.tolist()).score)
 
 
 def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, resamples: int = RESAMPLES) -> Interval:

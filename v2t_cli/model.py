@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticCache
 
 from v2t_cli.adapters import Adapter
 
@@ -37,6 +37,10 @@ class Inverter(nn.Module):
     target's, the hypothesis' (by the same adapter) and the difference's, followed by the hypothesis' tokens: the scheme
     of vec2text (Morris et al. 2023) in a decoder alone.
     """
+
+    lm: Any  # a causal LM of transformers
+    adapter: Adapter
+    difference: Adapter | None
 
     def __init__(self, lm: nn.Module, adapter: Adapter, difference: Adapter | None = None):
         super().__init__()
@@ -73,6 +77,7 @@ class Inverter(nn.Module):
         look_up = self.lm.get_input_embeddings()
         parts = [self.adapter(vectors)]
         if hypotheses is not None:
+            assert self.difference is not None  # only what learned to correct is given hypotheses
             parts += [self.adapter(hypotheses.vectors), self.difference(vectors - hypotheses.vectors)]
         mask = torch.ones(len(vectors), sum(part.shape[1] for part in parts), dtype=torch.long, device=vectors.device)
         if hypotheses is not None:
@@ -89,13 +94,12 @@ class Inverter(nn.Module):
         """
         time = ids.shape[1]
         tokens = self.lm.get_input_embeddings()(ids[:, :-1])  # looked up here, so that gradients reach the embeddings
-        prefix, mask = self.prefix(vectors, hypotheses)
+        prefix, read = self.prefix(vectors, hypotheses)
         embeds = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)  # (batch, prefix + time - 1, hidden)
-        more = {"logits_to_keep": time} if self._keeps_logits else {}
-        if hypotheses is None:
-            mask = None  # padding on the right needs none, and without one attention takes its fastest path
-        else:
-            mask = torch.cat([mask, mask.new_ones(len(mask), time - 1)], dim=1)
+        more: dict[str, Any] = {"logits_to_keep": time} if self._keeps_logits else {}
+        mask = None  # padding on the right needs none, and without one attention takes its fastest path
+        if hypotheses is not None:
+            mask = torch.cat([read, read.new_ones(len(read), time - 1)], dim=1)
             if self._takes_positions:
                 more["position_ids"] = _positions(mask)
         logits = self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **more).logits
@@ -127,9 +131,10 @@ class Inverter(nn.Module):
         cache = self.new_cache()
         if cache is None or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return None
-        layer = None if self._static_cache is None else self._static_cache.layers[0]
+        layer: Any = None if self._static_cache is None else self._static_cache.layers[0]
         if layer is None or not layer.is_initialized or layer.batch_size < rows or layer.max_cache_len < length:
             self._static_cache = StaticCache(config=self.lm.config, max_cache_len=length)
+        assert self._static_cache is not None
         self._static_cache.reset()
         return self._static_cache
 
@@ -138,17 +143,17 @@ class Inverter(nn.Module):
         self._static_cache = None
 
     @cached_property
-    def compiled_next_logits(self) -> Callable:
+    def compiled_next_logits(self) -> Callable[..., Tensor]:
         """`next_logits` as CUDA graphs, which repeat a step without launching its kernels one by one: shapes must stay the same."""
         return torch.compile(self.next_logits, mode="reduce-overhead", dynamic=False) if self.device.type == "cuda" else self.next_logits
 
-    def next_logits(self, embeds: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Tensor:
+    def next_logits(self, embeds: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         """Logits of the token behind each row: float32 (batch, vocabulary).
 
         embeds: (batch, time, hidden), what the cache does not hold yet, and is held by it from now on; mask: int64, of all that
         was read, (batch, all time); None where nothing is padding.
         """
-        more = {"logits_to_keep": 1} if self._keeps_logits else {}
+        more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_logits else {}
         if cache is not None:
             more["past_key_values"] = cache
         if mask is not None and self._takes_positions:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -39,7 +39,7 @@ def check_unchanged(before: dict[str, Any], now: dict[str, Any], where: str) -> 
 
 def flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Nested keys as one, joined by dots."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in settings.items():
         out |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
     return out
@@ -119,6 +119,7 @@ class Parts:
         if first != self._next:
             self._close()
             self._stream = open(self._folder / f"{ROWS}{first:015d}", "wb")
+        assert self._stream is not None
         self._stream.writelines(f"{line}\n".encode() for line in lines)
         self._stream.flush()
         self._next, self._empty = first + len(lines), False
@@ -140,10 +141,10 @@ class Parts:
             os.replace(whole, self.output)
         self._clear()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self._close()
         except OSError:  # of a full disk, which was told already
@@ -275,7 +276,7 @@ class VectorParts(Parts):
             # Without reading: a network file system would read and write back whole pages, and with them rows of other machines.
             self._file = os.fdopen(os.open(self._folder / self.VECTORS, os.O_WRONLY), "wb", buffering=0)
             self._offset = os.fstat(self._file.fileno()).st_size - self._shape[0] * self._shape[1] * 4
-        data = memoryview(np.ascontiguousarray(vectors, dtype="<f4")).cast("B")
+        data = np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
         self._file.seek(self._offset + first * self._shape[1] * 4)
         while data:  # a single write ends at 2 GiB, or where the disk is full
             data = data[self._file.write(data) :]

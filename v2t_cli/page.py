@@ -6,9 +6,10 @@ import hashlib
 import importlib.metadata
 import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -163,15 +164,15 @@ def _figure(svg: str, caption: str) -> str:
 
 
 def _plot(
-    ticks: Sequence[str], lines: dict[str, Sequence[float | None]], horizontal: str, label: str, counts: Sequence[int] | None = None
+    ticks: Sequence[str], lines: Mapping[str, Sequence[float | None]], horizontal: str, label: str, counts: Sequence[int] | None = None
 ) -> str:
     """Lines over named places, from 0 to 100 %, as SVG in the page's own colours and letters."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    letters = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
-    colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with rc_context({**letters, **colours, "svg.hashsalt": "v2t"}):
+    settings: Any = {"svg.hashsalt": "v2t", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
+    settings |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with rc_context(settings):
         figure = Figure(figsize=(7.5, 3.2), layout="constrained")
         axes = figure.subplots()
         for (name, values), colour, marker in zip(lines.items(), (BLUE, ORANGE), "os"):
@@ -194,7 +195,8 @@ def _plot(
 
 def _lengths(evaluation: Evaluation) -> str:
     rows = evaluation.by_length
-    lines = {"came back exactly": [row.exact_match for row in rows], "cosine of the vectors": [row.cosine for row in rows]}
+    lines: dict[str, list[float | None]] = {"came back exactly": [row.exact_match for row in rows]}
+    lines["cosine of the vectors"] = [row.cosine for row in rows]
     label = "; ".join(f"{row.tokens} tokens: {row.exact_match:.0%} exact of {row.n} texts" for row in rows)
     plot = _plot([row.tokens for row in rows], lines, "length of the text, in tokens", label, [row.n for row in rows])
     return _figure(plot, "The longer a text, the less of it fits into its vector. " + label + ".")
@@ -205,7 +207,7 @@ def _trust(findings: Findings) -> list[str]:
         return []
     rows = [[f">= {t.cosine}", f"{t.rows:,}", f"{t.exact:,}", _percent(t.exact / t.rows) if t.rows else ""] for t in findings.trust]
     label = "; ".join(f"cosine at least {t.cosine}: {t.exact} of {t.rows} exact" for t in findings.trust)
-    lines = {"of these rows, exact": [t.exact / t.rows if t.rows else None for t in findings.trust]}
+    lines: dict[str, list[float | None]] = {"of these rows, exact": [t.exact / t.rows if t.rows else None for t in findings.trust]}
     plot = _plot([f"≥ {t.cosine}" for t in findings.trust], lines, "cosine of a row", label, [t.rows for t in findings.trust])
     return [
         "<h2>Does the reader know what is right?</h2>",
@@ -218,7 +220,8 @@ def _trust(findings: Findings) -> list[str]:
 
 def _noise(findings: Findings) -> str:
     rows = findings.noise
-    lines = {"came back exactly": [row.exact_match for row in rows], "cosine with the clean vector": [row.cosine for row in rows]}
+    lines: dict[str, list[float | None]] = {"came back exactly": [row.exact_match for row in rows]}
+    lines["cosine with the clean vector"] = [row.cosine for row in rows]
     label = "; ".join(f"noise {row.noise:.0%}: {row.exact_match:.0%} exact" for row in rows)
     plot = _plot([f"{row.noise:.0%}" for row in rows], lines, "length of the noise, in lengths of the vector", label)
     caption = f"Gaussian noise was added to the vectors of {rows[0].texts} texts. It costs searches their precision as well. "
@@ -244,7 +247,7 @@ def _settings(checkpoint: Checkpoint, evaluation: Evaluation, vectors: np.ndarra
         ["search", f"quality {evaluation.quality}: {evaluation.strategy}; at most {search.max_new_tokens} tokens"],
         ["effort", f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts a vector"],
         ["texts", f"{scores.n:,}, SHA-256 {digest.hexdigest()[:16]}…"],
-        ["vectors", f"SHA-256 {hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()[:16]}…"],
+        ["vectors", f"SHA-256 {hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:16]}…"],
         ["BLEU, chrF, F1", f"{scores.bleu:.1f}, {scores.chrf:.1f}, {scores.token_f1:.3f}"],
         ["versions", ", ".join([*versions, f"Python {platform.python_version()}"])],
     ]

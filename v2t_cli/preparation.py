@@ -218,7 +218,7 @@ def _accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
-def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm, identity: EncoderIdentity | None, warn: bool) -> Adapter:
+def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm: Any, identity: EncoderIdentity | None, warn: bool) -> Adapter:
     """A new adapter, or, where the decoder is one of our checkpoints, the one that it was trained with.
 
     warn: whether that one may know the texts that are held out now.
@@ -256,7 +256,7 @@ def _hypotheses(
     config: Config,
     accelerator: Accelerator,
     checkpoint: Checkpoint,
-    encoder: Encoder,
+    encoder: Encoder | None,
     corpus: Corpus,
     held_out: Split,
     vectors: np.ndarray,
@@ -269,6 +269,7 @@ def _hypotheses(
     """
     output, inverter, tokenizer = Path(config.output), checkpoint.inverter, checkpoint.tokenizer
     correction, folder = config.train.correction, output / resume.FOLDER
+    assert correction is not None and encoder is not None  # _only_corrected of training asks for both
     kept = kept_for_correction(corpus, config.data.held_out, correction.texts, config.seed)
     kept = _tokenized(kept, tokenizer, inverter.n_positions, "kept")
     parts = {"hypotheses": (kept, correction.hypotheses), "held_out": (held_out, 1)}
@@ -305,7 +306,7 @@ def _sampled(held_out: Split, seed: int) -> Split:
     return held_out.keep(np.sort(chosen))
 
 
-def _tokenized(split: Split, tokenizer, limit: int | None, which: str) -> Split:
+def _tokenized(split: Split, tokenizer: Any, limit: int | None, which: str) -> Split:
     """Tokenize, and drop what is longer than the decoder's positions: past them is an error, not a shorter text."""
     split = replace(split, ids=tokenize_corpus(tokenizer, split.texts))
     if limit is None:

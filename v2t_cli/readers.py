@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers.cache_utils import StaticCache
 
 from v2t_cli.model import Inverter
 
@@ -38,14 +40,15 @@ class Reader:
 class StaticReader:
     """As Reader, in shapes that never change: every row has the places that its beam may need, and keeps them when it has ended."""
 
-    def __init__(self, inverter: Inverter, prefix: Tensor, width: int, cache: StaticCache):
-        self.inverter, self.cache, self.width = inverter, cache, width
+    def __init__(self, inverter: Inverter, prefix: Tensor, width: int, cache: Any):
+        self.inverter, self.width = inverter, width
+        self.cache = cache  # a StaticCache, whose layers have no common type
         self.places = torch.arange(0, len(prefix) * width, width, device=prefix.device)  # of the rows that are read, in the cache
         self.unread = prefix.repeat_interleave(width, dim=0)
-        if cache.layers[0].is_initialized:  # by batches before; the last one is smaller
-            missing = cache.layers[0].batch_size - len(self.unread)
+        if self.cache.layers[0].is_initialized:  # by batches before; the last one is smaller
+            missing = self.cache.layers[0].batch_size - len(self.unread)
             self.unread = torch.cat([self.unread, self.unread.new_zeros(missing, *prefix.shape[1:])])
-        self.step = inverter.next_logits  # reads the prefix
+        self.step: Callable[..., Tensor] = inverter.next_logits  # reads the prefix
 
     def logits(self) -> Tensor:
         """Of the token to come: float32 (rows, vocabulary)."""

@@ -21,7 +21,8 @@ from v2t_cli.loop import EvalReport, StepReport
 def evaluation_tables(result: Evaluation) -> str:
     """Scores, by length and by confidence, and the sample pairs, as wide as the terminal."""
     # Rendered to a string, since rich turns a closed pipe into an exit code of its own.
-    console = Console(file=io.StringIO(), highlight=False, markup=False, emoji=False, width=shutil.get_terminal_size().columns)
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, markup=False, emoji=False, width=shutil.get_terminal_size().columns)
     scores = result.scores
     console.print(
         f"{scores.n:,} texts, quality {result.quality} ({result.strategy}): {result.milliseconds:,.0f} ms a vector", soft_wrap=True
@@ -48,7 +49,7 @@ def evaluation_tables(result: Evaluation) -> str:
         for sample in result.samples:
             pairs.add_row(to_line(sample.source), sample.text, _formatted(sample.cosine, "{:.3f}"))
         console.print(pairs)
-    return console.file.getvalue()
+    return out.getvalue()
 
 
 _SCORES = (

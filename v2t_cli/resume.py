@@ -44,7 +44,7 @@ def _latest(output: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def save_state(accelerator, output: Path, progress: TrainingProgress, same: bool = False) -> None:
+def save_state(accelerator: Any, output: Path, progress: TrainingProgress, same: bool = False) -> None:
     """Save model, optimizer, scaler and random states beside the older state, then drop that one.
 
     same: the state of this step was saved already, and only the progress, such as the seconds, is new.
@@ -79,16 +79,17 @@ def read_progress(output: Path) -> TrainingProgress:
     try:
         progress = TrainingProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
         progress.signature = dict(progress.signature)
-        progress.length = tuple(progress.length) if progress.length else None
-        progress.schedule_start = tuple(progress.schedule_start)
-    except (OSError, ValueError, TypeError) as error:
+        if progress.length:
+            progress.length = (progress.length[0], progress.length[1])  # JSON knows lists alone
+        progress.schedule_start = (progress.schedule_start[0], progress.schedule_start[1])
+    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
         raise _damaged(folder, error) from None
     return progress
 
 
-def load_state(accelerator, output: Path) -> None:
+def load_state(accelerator: Any, output: Path) -> None:
     """Bring the prepared model and optimizer to the saved state. Pickle is read weights-only. Raises RequestError where it is damaged."""
-    folder = _latest(output)
+    folder = _latest(output) or output / FOLDER
     try:
         accelerator.load_state(str(folder))
     except Exception as error:

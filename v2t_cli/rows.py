@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from v2t_cli.candidates import Candidate, Row
 from v2t_cli.choices import Format
@@ -35,6 +36,6 @@ def _jsonl(row: Row, candidates: int) -> str:
     return json.dumps(out, ensure_ascii=False)
 
 
-def _fields(candidate: Candidate) -> dict:
+def _fields(candidate: Candidate) -> dict[str, Any]:
     cosine = None if candidate.cosine is None else round(candidate.cosine, 6)
     return {"text": candidate.text, "logprob": round(candidate.logprob, 4), "cosine": cosine}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from v2t_cli.choices import Quality, Strategy
 from v2t_cli.config import DecodeConfig
@@ -40,12 +40,18 @@ class Search:
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     compile: bool
 
+    @property
+    def rows(self) -> int:
+        """Vectors of a batch, once it was fitted to a checkpoint and its device (decoding.fit)."""
+        assert self.batch_size != "auto"
+        return self.batch_size
+
 
 def resolve_search(config: DecodeConfig) -> Search:
     """Fill the preset in where no key is set beside it. Raises RequestError for settings that contradict each other."""
     given = config.model_dump()
     preset = PRESETS[config.quality]
-    settings = {key: preset[key] if value is None and key in preset else value for key, value in given.items()}
+    settings: dict[str, Any] = {key: preset[key] if value is None and key in preset else value for key, value in given.items()}
     if settings["strategy"] == "greedy":
         wanted = max(config.candidates, config.beams or 1)
         if wanted > 1 and config.strategy == "greedy":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from v2t_cli.console import log
 
@@ -15,7 +16,7 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def _handling(signals: tuple[int, ...], handler) -> Iterator[None]:
+def _handling(signals: tuple[int, ...], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -31,7 +32,7 @@ def _handling(signals: tuple[int, ...], handler) -> Iterator[None]:
 def terminable() -> Iterator[None]:
     """SIGTERM raises Terminated in the block, so that temporary files are cleared away."""
 
-    def raise_terminated(signum, frame):
+    def raise_terminated(signum: int, frame: FrameType | None) -> None:
         raise Terminated
 
     with _handling((signal.SIGTERM,), raise_terminated):
@@ -41,7 +42,7 @@ def terminable() -> Iterator[None]:
 class StopRequest:
     """Becomes true with the first Ctrl-C or SIGTERM while it is listening; a second one interrupts at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum: int | None = None
 
     def __call__(self) -> bool:
@@ -54,7 +55,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        def remember(signum, frame):
+        def remember(signum: int, frame: FrameType | None) -> None:
             if self():
                 raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
             self.signum = signum

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from v2t_cli.device import to_device
 
 
-class TokenRows(Sequence[np.ndarray]):
+class TokenRows:
     """Token ids of many texts, in one array: as Python lists they would take ten times the memory.
 
     Item i: int32 (tokens,), of row i.
@@ -39,6 +39,9 @@ class TokenRows(Sequence[np.ndarray]):
         end = self._ends[place]
         return self._ids[end - self.lengths[place] : end]
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[place] for place in range(len(self)))
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each row: int64 (rows,)."""
@@ -52,11 +55,11 @@ class TokenRows(Sequence[np.ndarray]):
         return TokenRows(self._ids[np.arange(len(shift)) + shift], ends)
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Sequence[int]] | TokenRows, pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
     """Token rows -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
     places, longest = np.arange(lengths.max()), lengths.max()
     within = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]
     ids = np.full(within.shape, pad_id, dtype=np.int64)
-    ids[within] = np.concatenate(rows)
+    ids[within] = np.concatenate(list(rows))
     return to_device(torch.from_numpy(ids), device), to_device(torch.from_numpy(lengths), device)

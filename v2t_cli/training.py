@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from v2t_cli import resume
 from v2t_cli.batching import free_memory
@@ -101,7 +102,7 @@ def _inverter_config(config: Config) -> Config:
     return _updated(config, train={"correction": None}, data={"held_out": config.data.held_out + correction.texts})
 
 
-def _updated(config: Config, **sections: dict) -> Config:
+def _updated(config: Config, **sections: dict[str, Any]) -> Config:
     parts = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
     return config.model_copy(update=parts)
 
@@ -109,6 +110,7 @@ def _updated(config: Config, **sections: dict) -> Config:
 def _correction_config(config: Config, base: Path) -> Config:
     """The configuration of the second run: from the checkpoint that the first one left, at rates of its own."""
     correction, adapter = config.train.correction, read_info(base).adapter
+    assert correction is not None  # else there is no such run
     decoder_rate, adapter_rate = config.train.learning_rates(config.decoder.scratch is not None)
     settings = {
         "epochs": correction.epochs,

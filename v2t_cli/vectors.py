@@ -141,13 +141,14 @@ def digest(path: str, processes: Processes = ALONE) -> str:
         with _open(path) as stream:
             return list(_digests(VectorReader(stream, path), processes))
 
-    return hashlib.sha256(b"".join(processes.together(mine))).hexdigest()
+    digests: list[bytes] = processes.together(mine)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _digests(reader: VectorReader, processes: Processes) -> Iterator[bytes]:
     """SHA-256 of each chunk of this process's share of a file, which must end where they end."""
     for _, vectors in reader.blocks(processes.share(grid(reader.rows, reader.fitting(CHUNK_ROWS)))):
-        yield hashlib.sha256(vectors).digest()
+        yield hashlib.sha256(vectors.data).digest()
     if reader.goes_on():
         raise RequestError(f"{reader.name}: goes on behind its {reader.rows} rows; damaged, or several arrays in one file")
 
