@@ -154,7 +154,7 @@ def test_the_recipe_for_two_machines(cluster):
 
 
 def test_the_recipe_for_slurm(cluster):
-    program(cluster, "srun", 'exec "$@"')
+    program(cluster, "srun", 'shift  # its own option\nexec "$@"')
     program(cluster, "scontrol", "echo localhost")
     script = block("#SBATCH").replace("29500", str(free_port())).replace("--nproc-per-node 8", "--nproc-per-node 2")
     variables = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "localhost", "CUDA_VISIBLE_DEVICES": ""}
