@@ -68,7 +68,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_resumes(tmp_path, texts_file
         f"data.texts={texts_file}",
         "decoder.scratch={n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}",
         "train.max_minutes=0.2",
-        "train.eval_steps=50",
+        "train.eval_steps=10",  # so that it has begun, and is far from its end, on a slow machine too
         "train.samples=0",
         "train.epochs=100000",
     ):
@@ -88,7 +88,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_resumes(tmp_path, texts_file
     done = subprocess.run([*arguments, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     finished = json.loads((tmp_path / "out" / "v2t.json").read_text())["training"]
-    assert finished["finished"] and finished["steps"] > stopped["steps"] and finished["minutes"] == pytest.approx(0.2, abs=0.05)
+    assert finished["finished"] and finished["steps"] > stopped["steps"] and finished["minutes"] == pytest.approx(0.2, abs=0.1)
 
 
 @pytest.mark.parametrize(
