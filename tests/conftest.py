@@ -193,7 +193,7 @@ class StopAt:
 
 
 def stopping(step):
-    from v2t_cli.loop import Hooks
+    from v2t_cli.hooks import Hooks
 
     return Hooks(stoppable=lambda: nullcontext(StopAt(step)))
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from v2t_cli import report
 from v2t_cli.errors import RequestError
 from v2t_cli.history import History
+from v2t_cli.hooks import EvalReport, StepReport
 from v2t_cli.info import Scores
-from v2t_cli.loop import EvalReport, StepReport
 from v2t_cli.training import train
 
 
@@ -68,7 +68,7 @@ def test_tensorboard(tmp_path, texts_file, labse, monkeypatch):
 
 
 def test_a_tracker_that_is_not_installed(tmp_path, texts_file, labse, monkeypatch):
-    monkeypatch.setattr("v2t_cli.preparation.get_available_trackers", list)
+    monkeypatch.setattr("v2t_cli.acceleration.get_available_trackers", list)
     with pytest.raises(RequestError, match="wandb is not installed; pip install wandb"):
         train(tiny_config(texts_file, labse, tmp_path / "out", "train.trackers=[wandb]"))
     assert not (tmp_path / "out").exists()

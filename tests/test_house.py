@@ -10,14 +10,14 @@ HOUSE = """
     lines errors choices metrics
     blocks config console files
     history
-    signals device processes hub texts vectors tokens
+    signals device processes hub texts vectors tokens acceleration
     encoder adapters outputs
     info batching model lm
-    scoring card dataset checkpoint resume examples plan schedule
+    scoring card dataset checkpoint resume examples plan schedule window hooks
     search readers candidates edits generation correction
     loop decoding hypotheses
     preparation training evaluation audit rows report page
-    api boundary cli
+    api boundary options cli
     __main__
 """
 

@@ -14,8 +14,8 @@ from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import EncoderConfig
 from v2t_cli.encoder import open_encoder
 from v2t_cli.errors import RequestError
+from v2t_cli.hooks import Hooks
 from v2t_cli.info import read_info
-from v2t_cli.loop import Hooks
 from v2t_cli.schedule import Schedule
 from v2t_cli.training import train
 

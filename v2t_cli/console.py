@@ -107,3 +107,16 @@ def is_verbose() -> bool:
 
 def error(message: str) -> None:
     stderr().print(f"error: {message}")
+
+
+def quiet_libraries() -> None:
+    """No progress bars and chatter of the libraries between our own lines. Loads torch, so commands call it late."""
+    if is_verbose():
+        return
+    import transformers
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)

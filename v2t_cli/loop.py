@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from transformers import PreTrainedTokenizerBase
 from v2t_cli import resume
 from v2t_cli.checkpoint import save_checkpoint
 from v2t_cli.config import Config, DecodeConfig
-from v2t_cli.console import Track, log, silent
+from v2t_cli.console import log
 from v2t_cli.dataset import Corpus
 from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import V2TError
 from v2t_cli.examples import Examples
 from v2t_cli.generation import generate
 from v2t_cli.history import History
+from v2t_cli.hooks import LOG_STEPS, EvalReport, Hooks, StepReport, TrainResult
 from v2t_cli.info import (
     AdapterInfo,
     CheckpointInfo,
@@ -42,82 +43,7 @@ from v2t_cli.model import Inverter
 from v2t_cli.plan import Batch, Plan
 from v2t_cli.schedule import Schedule
 from v2t_cli.search import resolve_search
-
-LOG_STEPS = 20
-
-
-@dataclass
-class StepReport:
-    """Where the run is: called back every LOG_STEPS steps."""
-
-    step: int
-    fraction: float  # of the whole run, 0 to 1
-    minutes: float
-    learning_rate: float  # of the decoder
-    loss: float  # nats per token over the last LOG_STEPS steps, of this process's texts
-    tokens_per_second: float
-
-
-@dataclass
-class EvalReport:
-    """What the held-out texts say: called back every train.eval_steps and at the end."""
-
-    step: int
-    minutes: float
-    scores: Scores
-    samples: list[tuple[str, str]]  # source, generated
-
-
-@dataclass
-class Hooks:
-    """What a caller may want to see and decide while a run goes on.
-
-    stoppable: opened for the time of training; what it gives is asked before each step whether to stop.
-    """
-
-    step: Callable[[StepReport], None] = lambda report: None
-    evaluation: Callable[[EvalReport], None] = lambda report: None
-    save: Callable[[int], None] = lambda step: None
-    stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
-    track: Track = silent
-
-
-@dataclass
-class TrainResult:
-    checkpoint: Path
-    finished: bool
-    scores: Scores | None
-
-
-class _Window:
-    """Sums of the steps since the last report."""
-
-    def __init__(self, section: str):
-        self.tokens_per_second = 0.0
-        self._section = section  # of the configuration, which rules the learning rate
-        self._start_anew()
-
-    def _start_anew(self) -> None:
-        self._loss: torch.Tensor | None = None
-        self._tokens, self._since = 0, time.perf_counter()
-
-    def add(self, loss: torch.Tensor, tokens: int) -> None:
-        self._loss = loss if self._loss is None else self._loss + loss
-        self._tokens += tokens
-
-    def check(self, step: int) -> float:
-        """The mean loss in nats per token. Raises V2TError where it is no number, before anything of it is saved."""
-        mean = 0.0 if self._loss is None else self._loss.item() / self._tokens
-        if not math.isfinite(mean):
-            raise V2TError(f"the loss became {mean} before step {step}; lower {self._section}.learning_rate and start again")
-        return mean
-
-    def close(self, step: int) -> float:
-        """As `check`, and the next window begins."""
-        mean = self.check(step)
-        self.tokens_per_second = self._tokens / (time.perf_counter() - self._since)
-        self._start_anew()
-        return mean
+from v2t_cli.window import Window
 
 
 def _told(length: tuple[int, float | None]) -> str:
@@ -192,7 +118,7 @@ class Run:
         """Train to the end, or until told to stop; leave a complete checkpoint either way."""
         settings = self.config.train
         scores, scored_at = None, -1
-        window = _Window(self._section)
+        window = Window(self._section)
         if self.fraction() >= 1 and not self.followed:
             section = self._section
             log.info(f"this run is finished already; more {section}.epochs or {section}.max_minutes would go on with it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,30 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from v2t_cli import resume
+from v2t_cli.acceleration import open_accelerator
 from v2t_cli.adapters import ADAPTERS, Adapter, Learned
 from v2t_cli.checkpoint import Checkpoint, load_adapters
 from v2t_cli.config import Config
 from v2t_cli.console import log
 from v2t_cli.dataset import Corpus, Split, corpus_vectors, kept_for_correction, read_corpus, statistics
-from v2t_cli.device import pick_device
 from v2t_cli.encoder import Encoder, EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.examples import Examples
 from v2t_cli.history import LOG, TRACKED, History
+from v2t_cli.hooks import Hooks
 from v2t_cli.hypotheses import make_hypotheses, read_hypotheses
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize_corpus
-from v2t_cli.loop import Hooks, Run
+from v2t_cli.loop import Run
 from v2t_cli.model import Inverter
 from v2t_cli.outputs import check_unchanged, flat
 from v2t_cli.texts import split_held_out
 
 MAX_HELD_OUT = 2000
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 # Deviation of the prefix before a decoder from scratch, whose token embeddings start at 0.02: a prefix as small as that
 # drowns in what the first block adds to it, and one of 0.2 drowns the first block.
 UNTRAINED_SCALE = 0.05
@@ -55,7 +52,7 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     correct. Raises RequestError.
     """
     set_seed(config.seed)
-    accelerator = _accelerator(config)
+    accelerator = open_accelerator(config)
     output = Path(config.output)
     corpus = read_corpus(config.data, config.seed)
     scratch = config.decoder.scratch
@@ -188,34 +185,6 @@ def _known_texts(folder: Path | None, corpus: Corpus, config: Config) -> bool:
     kept = split_held_out(len(corpus.texts), share, config.seed)[1]
     same = data.sha256 == corpus.sha256 and data.seed in (None, config.seed)
     return not same or data.held_out < len(kept)
-
-
-def _accelerator(config: Config) -> Accelerator:
-    device = pick_device(config.device)
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "no"
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "fp16" and device.type != "cuda":
-        raise RequestError(f"train.precision fp16 needs CUDA, this run is on '{device.type}'; use auto")
-    if "WORLD_SIZE" not in os.environ:
-        # accelerate remembers device and precision of the first run in a process; a second one may have others.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-    # A batch without hypotheses leaves the adapter of differences without gradients.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if config.train.correction else []
-    trackers, arguments = config.train.trackers, {}
-    if trackers:
-        if missing := set(trackers) - set(map(str, get_available_trackers())):
-            raise RequestError(f"train.trackers: {', '.join(sorted(missing))} is not installed; pip install {' '.join(sorted(missing))}")
-        arguments = {"log_with": trackers, "project_dir": config.output}
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers, **arguments)
-    if accelerator.distributed_type not in SUPPORTED or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
-        kind = accelerator.distributed_type.value
-        raise RequestError(f"accelerate's configuration asks for {kind}; v2t trains with DDP, or with FSDP of fsdp_version: 2")
-    return accelerator
 
 
 def _adapter(config: Config, vectors: np.ndarray, rows: np.ndarray, lm: Any, identity: EncoderIdentity | None, warn: bool) -> Adapter:

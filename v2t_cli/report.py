@@ -14,8 +14,8 @@ from rich.table import Column, Table
 
 from v2t_cli.console import log, shows_progress, stderr
 from v2t_cli.evaluation import Evaluation
+from v2t_cli.hooks import EvalReport, StepReport
 from v2t_cli.lines import to_line
-from v2t_cli.loop import EvalReport, StepReport
 
 
 def evaluation_tables(result: Evaluation) -> str:

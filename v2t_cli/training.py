@@ -13,8 +13,8 @@ from v2t_cli.config import Config, DecoderConfig
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError
 from v2t_cli.history import LOG, TRACKED
+from v2t_cli.hooks import Hooks, TrainResult
 from v2t_cli.info import is_checkpoint, read_info
-from v2t_cli.loop import Hooks, TrainResult
 from v2t_cli.preparation import names_encoder, prepare
 
 

@@ -14,7 +14,7 @@ from tests.benchmarks.common import CHECKPOINT, Settings, show, spread, timed, w
 from v2t_cli.config import Config, EncoderConfig, load_config
 from v2t_cli.dataset import corpus_vectors, read_corpus
 from v2t_cli.encoder import open_encoder
-from v2t_cli.loop import Hooks
+from v2t_cli.hooks import Hooks
 from v2t_cli.preparation import prepare
 
 

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread, synchronize
 from v2t_cli.config import load_config
-from v2t_cli.loop import Hooks, Run
+from v2t_cli.hooks import Hooks
+from v2t_cli.loop import Run
 from v2t_cli.preparation import prepare
 
 BATCH = 128
