@@ -11,7 +11,7 @@ import torch
 from conftest import SENTENCES
 
 from v2t_cli import audit as measures
-from v2t_cli.audit import Disturbed, Findings, audit, recalls, shares, trust
+from v2t_cli.audit import Disturbed, Findings, audit, neighbours_kept, recalls, shares, trust
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
 from v2t_cli.encoder import open_encoder
@@ -71,9 +71,16 @@ def test_noise_costs_something(audited):
     findings = audit(loaded, evaluation, vectors, search, encoder)
     first, *_, last = findings.noise
     assert first.noise == 0 and first.exact_match == pytest.approx(evaluation.scores.exact_match) and first.texts == 31
-    assert last.exact_match < first.exact_match and last.cosine < first.cosine
+    assert last.exact_match < first.exact_match and last.cosine < first.cosine and last.neighbours < first.neighbours == 1
     assert [pair.cosine for pair in findings.worst] == sorted(pair.cosine for pair in findings.worst)
     assert findings.best[0].cosine >= findings.median[0].cosine >= findings.worst[0].cosine
+
+
+def test_neighbours_that_noise_leaves():
+    vectors = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+    assert neighbours_kept(vectors, 0.0, 1) == 1 and neighbours_kept(vectors[:1], 0.0, 1) is None
+    found = [neighbours_kept(vectors, noise, 1) for noise in (0.3, 3.0, 1e6)]
+    assert found[0] > found[1] > found[2] == pytest.approx(10 / 39, abs=0.08), "in the end the ten are any ten of the 39 others"
 
 
 class Checker(HTMLParser):
@@ -123,7 +130,7 @@ def test_the_page_without_an_encoder(audited):
 
 def test_kinds_of_which_there_are_none(audited):
     loaded, evaluation, vectors, search, _ = audited
-    nothing = Findings(shares(PAIRS), recalls([Sample("да", "да", 1.0)]), trust([]), [Disturbed(0.0, 1, 0.0, None)], [], [], [])
+    nothing = Findings(shares(PAIRS), recalls([Sample("да", "да", 1.0)]), trust([]), [Disturbed(0.0, 1, 0.0, None, None)], [], [], [])
     assert "none there" in audit_page(loaded, evaluation, nothing, vectors, search)
 
 

@@ -23,6 +23,7 @@ SAME_MEANING = 0.9  # cosine of the vectors
 THRESHOLDS = (0.999, 0.99, 0.95, 0.9, 0.8)
 NOISE = (0.0, 0.1, 0.3, 0.6, 1.0)  # length of what is added, in lengths of the vector
 NOISE_TEXTS = 100
+SEARCHED, NEIGHBOURS = 2000, 10
 RARE = 2  # a word that stands so often in all texts, or less
 PAIRS = 5
 WORD = re.compile(r"\w+(?:[-'’]\w+)*")
@@ -58,12 +59,13 @@ class Trust:
 
 @dataclass
 class Disturbed:
-    """What comes back when noise of so many lengths of the vector is added to it; cosine: of the text's vector with the clean one."""
+    """What comes back when noise of so many lengths of the vector is added to it, and what that leaves of searches."""
 
     noise: float
     texts: int
     exact_match: float
-    cosine: float | None
+    cosine: float | None  # of what came back, with the clean vector
+    neighbours: float | None  # of the nearest ones among the clean vectors, the share that a search still finds; None: too few texts
 
 
 @dataclass
@@ -175,8 +177,7 @@ def disturbed(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(pairs))[:NOISE_TEXTS])
     clean, sources = vectors[chosen], [pairs[i].source for i in chosen]
-    direction = rng.normal(size=clean.shape)
-    direction *= np.linalg.norm(clean, axis=1, keepdims=True) / np.linalg.norm(direction, axis=1, keepdims=True)
+    direction = _noise(clean, rng)
     out = []
     with track("decoding with noise", len(NOISE) * len(chosen)) as advance:
         for noise in NOISE:
@@ -187,5 +188,30 @@ def disturbed(
                 advance(1)
             exact = float(np.mean([text == source for text, source in zip(texts, sources)]))
             cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
-            out.append(Disturbed(noise, len(chosen), exact, cosine))
+            out.append(Disturbed(noise, len(chosen), exact, cosine, neighbours_kept(vectors[:SEARCHED], noise, seed)))
     return out
+
+
+def _noise(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian, as long as the vectors."""
+    noise = rng.normal(size=vectors.shape)
+    return noise * (np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True))
+
+
+def neighbours_kept(vectors: np.ndarray, noise: float, seed: int) -> float | None:
+    """Of the vectors nearest to each (by cosine, itself aside), the share that is nearest still where all but the query are noisy."""
+    count = min(NEIGHBOURS, len(vectors) // 2)
+    if not count:
+        return None
+
+    def nearest(store: np.ndarray) -> np.ndarray:
+        cosine = _directions(vectors) @ _directions(store).T
+        np.fill_diagonal(cosine, -np.inf)
+        return np.argpartition(cosine, -count, axis=1)[:, -count:]
+
+    noisy = vectors + noise * _noise(vectors, np.random.default_rng(seed))
+    return float(np.mean([len(np.intersect1d(before, after)) / count for before, after in zip(nearest(vectors), nearest(noisy))]))
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from v2t_cli.audit import NEAR_F1, RARE, SAME_MEANING, Findings
+from v2t_cli.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.evaluation import Evaluation, Sample
 from v2t_cli.lines import to_line
 from v2t_cli.search import Search
 
 INK = "#010203"  # stands in the plots for the colour of the page's text
-BLUE, ORANGE = "#3b82c4", "#d9822b"  # seen on white and on black, and told apart by most colour-blind
+BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#2f9e77"  # seen on white and on black, and told apart by most colour-blind
 
 
 def audit_page(checkpoint: Checkpoint, evaluation: Evaluation, findings: Findings, vectors: np.ndarray, search: Search) -> str:
     """The page, as HTML. vectors: (texts, dim), as they were decoded."""
     scores, by_how = evaluation.scores, {share.how: share for share in findings.shares}
-    readable = by_how["exactly"].share + by_how["nearly"].share
     exactly, readable = by_how["exactly"].share, by_how["exactly"].share + by_how["nearly"].share
     sections = [
         f"<p class=verdict><strong>{_percent(readable)}</strong> of {scores.n:,} texts can be read from their vectors "
@@ -175,7 +174,7 @@ def _plot(
     with rc_context(settings):
         figure = Figure(figsize=(7.5, 3.2), layout="constrained")
         axes = figure.subplots()
-        for (name, values), colour, marker in zip(lines.items(), (BLUE, ORANGE), "os"):
+        for (name, values), colour, marker in zip(lines.items(), (BLUE, ORANGE, GREEN), "os^"):
             known = [(place, 100 * value) for place, value in enumerate(values) if value is not None]
             if known:
                 axes.plot(*zip(*known), color=colour, marker=marker, label=name, linewidth=2)
@@ -185,7 +184,7 @@ def _plot(
         axes.grid(axis="y", color=INK, alpha=0.15)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
-            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
@@ -222,9 +221,17 @@ def _noise(findings: Findings) -> str:
     rows = findings.noise
     lines: dict[str, list[float | None]] = {"came back exactly": [row.exact_match for row in rows]}
     lines["cosine with the clean vector"] = [row.cosine for row in rows]
-    label = "; ".join(f"noise {row.noise:.0%}: {row.exact_match:.0%} exact" for row in rows)
+    lines["neighbours that searches still find"] = [row.neighbours for row in rows]
+    label = "; ".join(
+        f"noise {row.noise:.0%}: {row.exact_match:.0%} exact"
+        + ("" if row.neighbours is None else f", {row.neighbours:.0%} of the neighbours kept")
+        for row in rows
+    )
     plot = _plot([f"{row.noise:.0%}" for row in rows], lines, "length of the noise, in lengths of the vector", label)
-    caption = f"Gaussian noise was added to the vectors of {rows[0].texts} texts. It costs searches their precision as well. "
+    caption = (
+        f"Gaussian noise was added to the vectors of {rows[0].texts} texts. It costs searches their precision as well: of the "
+        f"{NEIGHBOURS} nearest neighbours of a text, those that are still among them when the stored vectors are noisy. "
+    )
     return _figure(plot, caption + label + ".")
 
 
