@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +47,19 @@ def test_a_closed_pipe_ends_quietly(shell, checkpoint, texts_file):
     lines = done.stdout.split("\n")
     assert len(lines) == 3 and lines[1] == "0"
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr and "error" not in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("script"), reason="no script(1) here, which lends a terminal")
+@pytest.mark.parametrize(
+    "command", ["v2t --help", "v2t decode v.npy --no-such-option", "v2t embed t.txt -o v.npy --encoder {labse} --device cpu"]
+)
+def test_a_terminal_gets_colours_unless_it_wants_none(shell, tmp_path, labse, command):
+    (tmp_path / "t.txt").write_text("Кот спит.\n", encoding="utf-8")
+    colours = re.compile(r"\x1b\[[\d;]*\b(?:3[0-9]|4[0-9]|9[0-7])[;m]")
+    on_terminal = f"TERM=xterm script -qec {shlex.quote(command.format(labse=labse))} /dev/null"
+    assert not colours.search(shell(on_terminal, NO_COLOR="1").stdout)
+    if "embed" not in command:  # which is too quick to show anything
+        assert colours.search(shell(on_terminal, NO_COLOR="").stdout)
 
 
 @pytest.mark.parametrize("command", ["decode v.npy", "eval", "eval --json"])
