@@ -90,7 +90,7 @@ th { color: var(--soft); font-weight: 600; font-size: .9rem }
   -webkit-print-color-adjust: exact }
 figure { margin: 0 0 1rem; break-inside: avoid }
 figure svg { width: 100%; height: auto; display: block }
-tr, .bar { break-inside: avoid }
+table, .bar { break-inside: avoid }
 h2, h3 { break-after: avoid }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --wash: #fff }
   main { max-width: none; padding: 0 } body { font-size: 11pt } }
@@ -184,7 +184,7 @@ def _plot(
         axes.grid(axis="y", color=INK, alpha=0.15)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
-            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
+            figure.legend(frameon=False, loc="outside upper left", ncols=3)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
@@ -221,7 +221,7 @@ def _noise(findings: Findings) -> str:
     rows = findings.noise
     lines: dict[str, list[float | None]] = {"came back exactly": [row.exact_match for row in rows]}
     lines["cosine with the clean vector"] = [row.cosine for row in rows]
-    lines["neighbours that searches still find"] = [row.neighbours for row in rows]
+    lines["neighbours kept"] = [row.neighbours for row in rows]
     label = "; ".join(
         f"noise {row.noise:.0%}: {row.exact_match:.0%} exact"
         + ("" if row.neighbours is None else f", {row.neighbours:.0%} of the neighbours kept")
