@@ -110,6 +110,11 @@ def test_no_vectors_no_rows(loaded):
     assert list(decode(loaded, [], search())) == []
 
 
+def test_vectors_of_zeros_are_told(loaded, vectors, caplog):
+    list(decode(loaded, [Block(0, np.vstack([vectors[:3], np.zeros((2, DIM), np.float32)]))], search()))
+    assert "2 of 5 vectors are all zeros" in caplog.text
+
+
 def test_the_positions_of_the_decoder_are_a_limit(loaded, target):
     rows = list(decode(loaded, [Block(0, target)], search(max_new_tokens=10_000)))
     assert len(rows) == 12

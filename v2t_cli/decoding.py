@@ -80,10 +80,11 @@ def decode(
     search = fit(checkpoint, search)
     batches = HalvingBatches(search.rows, checkpoint.inverter.drop_static_cache)
     corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if encoder and search.rounds else None
-    count = encoder_calls = 0
+    count = encoder_calls = empty = 0
     for first, vectors in blocks:
         if notes and not count:
             _warn_if_foreign(checkpoint, vectors)
+        empty += int((~vectors.any(axis=1)).sum())
         if search.strategy == "sample":  # anew for each block, since it may be another process or run that comes to it
             torch.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
 
@@ -102,7 +103,9 @@ def decode(
             yield Row(index, [replace(candidate, vector=None) for candidate in candidates[: search.candidates]], calls)
             encoder_calls += calls
             count += 1
-    count, encoder_calls = processes.total(count, encoder_calls)
+    count, encoder_calls, empty = processes.total(count, encoder_calls, empty)
+    if notes and empty:
+        log.warning(f"{empty:,} of {count:,} vectors are all zeros: what stands there for them means nothing")
     if notes and corrector is not None and encoder_calls:
         log.info(f"{encoder_calls / count:,.0f} texts re-embedded a vector")
 
