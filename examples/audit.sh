@@ -5,22 +5,34 @@
 #   CHECKPOINT=my-inverter QUALITY=best examples/audit.sh VECTORS/ REPORT/
 #
 # VECTORS/a.npy gives REPORT/a.tsv; with VECTORS/a.txt beside it, one true text a line, also REPORT/a.html. What is there already
-# is left alone, and what was interrupted goes on: run it again until it is done. The summary is a table on stdout.
+# is left alone unless its vectors are newer, and what was interrupted goes on: run it again until it is done.
+#
+# The summary is a table on stdout, a line a file: its rows; those that were surely read (a cosine of 0.999: almost surely the
+# text itself); those that came near, the sure ones included (0.9: near in meaning); and those where a digit or an @ was read.
 set -euo pipefail
-[ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 checkpoint=${CHECKPOINT:-$(dirname "$0")/ru-mini}
 quality=${QUALITY:-balanced}
 mkdir -p "$2"
+asked="quality $quality, checkpoint $(cd "$checkpoint" 2> /dev/null && pwd || echo "$checkpoint")"
+if [ -e "$2/made-with.txt" ] && [ "$(cat "$2/made-with.txt")" != "$asked" ]; then
+  echo "error: $2: holds results of $(cat "$2/made-with.txt"); name another folder for those of $asked" >&2
+  exit 2
+fi
+echo "$asked" > "$2/made-with.txt"
 
-printf 'file\trows\tsurely read\tlikely near\twith digits or @\n'
+printf 'file\trows\tsurely read\tcame near\twith digits or @\n'
 for vectors in "$1"/*.npy; do
   name=$(basename "$vectors" .npy)
-  out=$2/$name.tsv
-  [ -e "$out" ] || v2t decode "$vectors" --checkpoint "$checkpoint" --quality "$quality" --format tsv -o "$out" --resume --quiet
-  if [ -e "$1/$name.txt" ] && [ ! -e "$2/$name.html" ]; then
-    v2t eval --checkpoint "$checkpoint" --texts "$1/$name.txt" --vectors "$vectors" --quality "$quality" --report "$2/$name.html" --quiet > "$2/$name.scores.txt"
+  texts=$1/$name.txt out=$2/$name.tsv page=$2/$name.html
+  if [ ! -e "$out" ] || [ "$vectors" -nt "$out" ]; then
+    rm -f "$out" "$page"
+    v2t decode "$vectors" --checkpoint "$checkpoint" --quality "$quality" --format tsv -o "$out" --resume --quiet
   fi
-  # A cosine of 0.999 is almost surely the text itself, one of 0.9 is near in meaning; QUALITY=fast knows no cosine.
+  if [ -e "$texts" ] && { [ ! -e "$page" ] || [ "$texts" -nt "$page" ]; }; then
+    v2t eval --checkpoint "$checkpoint" --texts "$texts" --vectors "$vectors" --quality "$quality" --report "$page" --quiet > "$2/$name.scores.txt"
+  fi
+  # QUALITY=fast knows no cosine.
   awk -F '\t' -v name="$name" 'NR > 1 { rows++; judged += $4 != ""; sure += $4 >= .999; near += $4 >= .9; risky += $2 ~ /[0-9@]/ }
     END { printf "%s\t%d\t%s\t%s\t%d\n", name, rows, judged ? sure + 0 : "?", judged ? near + 0 : "?", risky }' "$out"
 done

@@ -41,7 +41,7 @@ def test_there_and_back(inverter):
 def test_one_vector_and_any_numbers(inverter):
     for vectors in (np.zeros(DIM), [0.5] * DIM, np.zeros((1, DIM), np.float16), np.asfortranarray(np.zeros((1, DIM)))):
         assert len(inverter.decode(vectors, quality="fast")) == 1
-    assert inverter.decode(np.zeros((0, DIM))) == []
+    assert inverter.decode(np.zeros((0, DIM))) == inverter.decode([]) == []
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,26 @@ def test_one_vector_and_any_numbers(inverter):
         (np.full(DIM, np.nan), {}, "NaN or infinity"),
         (np.zeros(DIM), {"qualty": "fast"}, "decode.qualty: unknown key, did you mean 'decode.quality'"),
         (np.zeros(DIM), {"beams": 0}, "decode.beams"),
+        (np.zeros(DIM), {"precision": "float16"}, "precision: is chosen when"),
+        (np.zeros(DIM), {"seed": -1}, "seed"),
+        (np.zeros(DIM, complex), {}, "Cannot cast"),
     ],
 )
 def test_refusals(inverter, vectors, settings, words):
     with pytest.raises(RequestError, match=words):
         inverter.decode(vectors, **settings)
+
+
+def test_texts_are_a_list(inverter, checkpoint):
+    for function in (inverter.embed, inverter.evaluate, lambda texts: inverter.evaluate(["чай"], train_texts=texts), v2t_cli.embed):
+        with pytest.raises(RequestError, match="a single str, expected a list"):
+            function("Чай или кофе?")
+    with pytest.raises(RequestError, match=r"texts\[1\]: .*surrogates"):
+        inverter.embed(["чай", "\ud800"])
+    with pytest.raises(RequestError, match="eval.samples"):
+        inverter.evaluate(["чай"], samples=-1)
+    with pytest.raises(RequestError, match="decode.precision"):
+        v2t_cli.V2T(checkpoint, device="cpu", precision="fp16")
 
 
 def test_texts_and_vectors_must_match(inverter):

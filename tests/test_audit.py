@@ -1,5 +1,6 @@
 """The audit report: what is measured, and the page, which a browser opens."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ from v2t_cli.audit import Disturbed, Findings, audit, neighbours_kept, recalls, 
 from v2t_cli.checkpoint import load_checkpoint
 from v2t_cli.config import DecodeConfig, EncoderConfig
 from v2t_cli.encoder import open_encoder
+from v2t_cli.errors import V2TError
 from v2t_cli.evaluation import Sample, evaluate
-from v2t_cli.page import audit_page
+from v2t_cli.metrics import wilson_interval
+from v2t_cli.page import _percent, audit_page
 from v2t_cli.search import resolve_search
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -35,6 +38,22 @@ def test_each_text_counts_once():
     assert found == {"exactly": (1, 0.25), "nearly": (1, 0.25), "in meaning": (1, 0.25), "not": (1, 0.25)}
     blind = [Sample(pair.source, pair.text, None) for pair in PAIRS]
     assert {share.how: share.count for share in shares(blind)} == {"exactly": 1, "nearly": 1, "in meaning": 0, "not": 2}
+
+
+def test_texts_without_words_are_not_nearly_the_same():
+    found = {share.how: share.count for share in shares([Sample("???", "!!!", 0.2), Sample("😀", "", 0.95)])}
+    assert found == {"exactly": 0, "nearly": 0, "in meaning": 1, "not": 1}
+
+
+def test_a_share_of_nothing_is_not_sure_to_be_nothing():
+    """Beside the interval of Wilson 1927 as others compute it (R's prop.test without its correction)."""
+    low, high = wilson_interval(0, 30)
+    assert low == 0 and high == pytest.approx(0.1135, abs=1e-4)
+    assert wilson_interval(30, 30) == pytest.approx((1 - high, 1)) and wilson_interval(15, 30) == pytest.approx((0.3315, 0.6685), abs=1e-4)
+
+
+def test_percents_round_to_all_and_nothing_only_where_that_is_true():
+    assert [_percent(share) for share in (0, 1e-9, 0.05, 0.5, 0.996, 0.99999, 1)] == ["0%", "0.1%", "5.0%", "50%", "99.6%", "99.9%", "100%"]
 
 
 def test_recall_by_kind():
@@ -130,8 +149,10 @@ def test_the_page_without_an_encoder(audited):
 
 def test_kinds_of_which_there_are_none(audited):
     loaded, evaluation, vectors, search, _ = audited
-    nothing = Findings(shares(PAIRS), recalls([Sample("да", "да", 1.0)]), trust([]), [Disturbed(0.0, 1, 0.0, None, None)], [], [], [])
-    assert "none there" in audit_page(loaded, evaluation, nothing, vectors, search)
+    nothing = Findings(shares(PAIRS), recalls([Sample("да 5", "да", 1.0)]), trust([]), [Disturbed(0.0, 1, 0.0, None, None)], [], [], [])
+    page = audit_page(loaded, evaluation, nothing, vectors, search)
+    assert "<td>names</td><td>0</td><td>0</td><td>none there</td>" in page
+    assert "<td>numbers</td><td>1</td><td>0</td><td>too few to say</td>" in page
 
 
 def test_the_option(v2t, checkpoint, texts_file, tmp_path, monkeypatch):
@@ -139,9 +160,22 @@ def test_the_option(v2t, checkpoint, texts_file, tmp_path, monkeypatch):
     command = ("eval", "--checkpoint", checkpoint, "--texts", texts_file, "--quality", "fast", "--device", "cpu", "--report")
     result = v2t(*command, "a/report.html", "--train-texts", texts_file)
     assert result.exit_code == 0 and "exact match" in result.stdout and "a/report.html: written" in result.stderr
-    check_page((tmp_path / "a" / "report.html").read_text(encoding="utf-8"))
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    check_page(page)
+    assert "Copying the training text with the nearest vector would have given" in page
     result = v2t(*command, tmp_path)
     assert result.exit_code == 2 and result.stdout == "" and "is a folder" in result.stderr
+    (tmp_path / "file").write_text("")
+    result = v2t(*command, "file/report.html")
+    assert result.exit_code == 2 and result.stdout == "" and "report.html: cannot be written" in result.stderr
+
+
+def test_scores_are_there_although_the_report_fails(v2t, checkpoint, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("v2t_cli.audit.audit", lambda *arguments: (_ for _ in ()).throw(V2TError("no page")))
+    command = ("eval", "--checkpoint", checkpoint, "--texts", texts_file, "--quality", "fast", "--device", "cpu", "--json")
+    result = v2t(*command, "--report", "r.html")
+    assert result.exit_code == 1 and json.loads(result.stdout)["n"] == 100 and "error: no page" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here")

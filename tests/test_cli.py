@@ -76,7 +76,7 @@ def test_embed_refuses(v2t, labse, checkpoint, texts_file, tmp_path):
 
 
 def test_train_prints_the_path_alone(v2t, labse, texts_file):
-    result = v2t("train", "--output", "new/out", "--set", f"encoder.model={labse}", "--set", f"data.texts={texts_file}", *TINY)
+    result = v2t("train", "--output", "new/out", "--encoder", labse, "--texts", texts_file, *TINY)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "new/out\n"
     assert "100 of 100 texts kept" in result.stderr
@@ -267,7 +267,7 @@ def test_eval_beside_the_nearest_training_text(v2t, checkpoint, texts_file):
     refused(v2t(*options[:-1], checkpoint / "held_out.txt"), "no texts but those that the run held out")
 
 
-def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, vectors):
+def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, tmp_path):
     v2t("embed", texts_file, "-o", "vecs.npy", "--encoder", labse, "--device", "cpu")
     sets = ["--set", "data.vectors=vecs.npy", "--set", "encoder.model=null", "--set", f"data.texts={texts_file}"]
     assert v2t("train", *sets, *TINY).exit_code == 0
@@ -280,7 +280,9 @@ def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, vectors):
     refused(v2t("embed", texts_file, "-o", "x.npy", "--checkpoint", "checkpoint"), "name one with --encoder")
     scores = json.loads(v2t("eval", "--texts", texts_file, "--vectors", "vecs.npy", "--json", "--device", "cpu").stdout)
     assert scores["n"] == 100 and scores["cosine"] is None
-    refused(v2t("eval", "--vectors", "vecs.npy", "--device", "cpu"), "100 vectors for 5 texts")
+    refused(v2t("eval", "--vectors", "vecs.npy", "--device", "cpu"), "--vectors: name the texts")
+    (tmp_path / "t.txt").write_text("да\nнет\n", encoding="utf-8")
+    refused(v2t("eval", "--vectors", "vecs.npy", "--texts", "t.txt", "--device", "cpu"), "100 vectors for 2 texts")
 
 
 # the boundary

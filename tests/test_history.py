@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from conftest import stopping, tiny_config
@@ -46,6 +47,9 @@ def test_a_resumed_run_forgets_what_came_after_its_save(tmp_path, texts_file, la
     train(config, resume_run=True)
     assert [it["step"] for it in events(output) if it["event"] == "step"] == [2, 4, 6]
     assert all(it.get("loss") != 9.0 for it in events(output))
+    (output / "loss.png").write_bytes(b"of the run before")
+    train(config, hooks=stopping(0), overwrite=True)
+    assert not (output / "loss.png").exists()
     train(config, overwrite=True)
     assert [it["step"] for it in events(output) if it["event"] == "step"] == [2, 4, 6]
 
@@ -80,7 +84,7 @@ PAIRS = [("Где лодка?", "Где [red]лодка[/red]?"), ("Чай\x1b[3
 
 def shown(monkeypatch, terminal, caplog):
     screen = Console(file=io.StringIO(), force_terminal=terminal, width=100, markup=False, emoji=False)
-    monkeypatch.setattr("v2t_cli.report.stderr", lambda: screen)
+    monkeypatch.setattr("v2t_cli.console._Stderr", lambda **options: screen)
     monkeypatch.setattr("v2t_cli.report.shows_progress", lambda: terminal)
     view = report.TrainingView()
     with view.shown():
@@ -92,9 +96,48 @@ def shown(monkeypatch, terminal, caplog):
 
 def test_on_a_terminal_the_pairs_stay(monkeypatch, caplog):
     screen, lines = shown(monkeypatch, True, caplog)
-    assert "step 200: loss 2.345, 1,234 tokens/s" in screen and "25%" in screen and "Где [red]лодка[/red]?" in screen
+    assert "0:03:00 left, step 200: loss 2.345, 1,234 tokens/s" in screen and "25%" in screen and "Где [red]лодка[/red]?" in screen
     assert "\x1b[31m" not in screen, "no escape of a text's own"
     assert lines == ["step 200, 1.0 minutes: held-out loss 1.5000 nats a token", "step 200: saved"]
+
+
+def test_what_is_logged_stands_above_the_live_view(monkeypatch):
+    from v2t_cli import console
+
+    console.show_log()
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr("v2t_cli.console._Stderr", lambda **options: screen)
+    view = report.TrainingView()
+    with view.shown():
+        view.step(StepReport(20, 0.25, 1.0, 1e-4, 2.345, 1234.5))
+        view.save(20)
+    with console.progress_bar("embedding", 10) as advance:
+        advance(5)
+        console.log.info("a note")
+    for line in ("step 20: saved", "a note"):  # the drawing is erased before it, and nothing stands beside it
+        assert re.search(rf"\x1b\[2K{line}\n", screen.file.getvalue()), screen.file.getvalue()
+
+
+def test_a_picture_that_cannot_be_drawn(tmp_path, monkeypatch, caplog):
+    history = History(tmp_path)
+    history.add("step", run=1, step=2, loss=1.0)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **options: 1 / 0)
+    assert history.picture(1) is None and "the losses cannot be drawn: division by zero" in caplog.text
+
+
+def test_a_log_of_somebody_else_is_no_left_over(tmp_path, texts_file, labse):
+    output = tmp_path / "out"
+    output.mkdir()
+    for content in ('{"message": "mine"}\n', "12:00 begun\n"):
+        (output / "log.jsonl").write_text(content)
+        with pytest.raises(RequestError, match="holds something other than a v2t checkpoint"):
+            train(tiny_config(texts_file, labse, output))
+        assert (output / "log.jsonl").read_text() == content
+    (output / "log.jsonl").unlink()
+    (output / "v2t").mkdir()
+    (output / "v2t" / "notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match="holds something other"):
+        train(tiny_config(texts_file, labse, output))
 
 
 def test_in_a_log_file_there_are_plain_lines(monkeypatch, caplog):

@@ -57,6 +57,7 @@ def test_without_a_network_the_checkpoint_stays(v2t, texts_file, labse, monkeypa
     result = train(v2t, texts_file, labse, "--push-to-hub", "me/inverter")
     assert result.exit_code == 1 and result.stdout == "checkpoint\n" and "Traceback" not in result.stderr
     assert "checkpoint is complete, but was not pushed to 'me/inverter'" in result.stderr and "hf upload me/inverter" in result.stderr
+    assert "--private --exclude '.*' --exclude '.*/**' --exclude 'v2t/**'" in result.stderr
     assert (tmp_path / "checkpoint" / "v2t.json").exists()
 
 

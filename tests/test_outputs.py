@@ -228,6 +228,19 @@ class TestCommands:
         assert (tmp_path / "out.txt").read_bytes() == whole
         assert set(os.listdir(tmp_path)) == {"v.npy", "out.txt"}
 
+    def test_what_is_there_already(self, v2t, labse, texts_file, tmp_path):
+        shutil.copy(texts_file, tmp_path / "t.txt")
+        command = ("embed", "t.txt", "--encoder", labse, "-o", "v.npy")
+        assert v2t(*command, "--resume").exit_code == 0
+        whole = (tmp_path / "v.npy").read_bytes()
+        result = v2t(*command, "--resume")
+        assert result.exit_code == 0 and "warning: " in result.stderr and "stays as it is, unchecked" in result.stderr
+        assert "written" not in result.stderr
+        os.utime(tmp_path / "v.npy", (1, 1))
+        result = v2t(*command, "--resume")
+        assert result.exit_code == 2 and "older than t.txt; --overwrite makes it anew" in result.stderr
+        assert (tmp_path / "v.npy").read_bytes() == whole
+
     def test_embed(self, v2t, labse, texts_file, tmp_path, stopping, monkeypatch):
         monkeypatch.setattr("v2t_cli.encoder.CHUNK_TEXTS", 30)
         command = ("embed", texts_file, "--encoder", labse, "-o", "v.npy")

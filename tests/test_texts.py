@@ -44,7 +44,7 @@ def test_select_counts_what_it_drops():
     assert kept.texts == ["да", "нет"]
     assert kept.rows.tolist() == [0, 5]
     assert (kept.duplicates, kept.too_short, kept.too_long) == (1, 3, 1)
-    assert str(kept) == "2 of 7 texts kept (dropped: 1 duplicates, 3 too short, 1 too long)"
+    assert str(kept) == "2 of 7 texts kept (dropped: 1 seen before, 3 shorter than data.min_chars 2, 1 longer than data.max_chars 59)"
 
 
 def test_split_is_seeded_and_complete():

@@ -121,7 +121,7 @@ def test_vectors_from_elsewhere_follow_the_filters(tmp_path, labse, caplog):
     np.save(tmp_path / "v.npy", vectors)
     config = tiny_config(tmp_path / "t.txt", "null", tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}", "train.epochs=40")
     result = train(config)
-    assert "100 of 103 texts kept (dropped: 1 duplicates, 1 too short, 1 too long)" in caplog.text
+    assert "100 of 103 texts kept (dropped: 1 seen before, 1 shorter than data.min_chars 2, 1 longer than data.max_chars 59)" in caplog.text
     info = read_info(tmp_path / "out")
     assert info.encoder is None and info.dim == DIM
     embedded = tiny_config(tmp_path / "t.txt", labse, tmp_path / "own", "train.epochs=40")
@@ -256,11 +256,14 @@ class TestOutputFolder:
         with pytest.raises(RequestError, match="exclude each other"):
             train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True, overwrite=True)
 
-    def test_another_run_is_not_resumed(self, tmp_path, texts_file, labse):
+    def test_another_run_is_not_resumed(self, tmp_path, texts_file, labse, monkeypatch):
         self.begin(tmp_path, texts_file, labse)
         other = tiny_config(texts_file, labse, tmp_path / "out", "seed=5", "adapter.kind=mlp")
         with pytest.raises(RequestError, match="changed: seed .0 then, 5 now., adapter"):
             train(other, resume_run=True)
+        monkeypatch.setattr("v2t_cli.dataset.embed", None)  # refused before anything is embedded
+        with pytest.raises(RequestError, match=r"changed: data.max_chars \(59 then, 20 now\), texts"):
+            train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume_run=True)
 
     def test_other_vectors_or_another_encoder_are_not_resumed(self, tmp_path, texts_file, labse):
         from conftest import build_labse

@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from v2t_cli.blocks import Block
 from v2t_cli.candidates import Row
 from v2t_cli.checkpoint import load_checkpoint
-from v2t_cli.config import Config, EncoderConfig, check_config, load_config
+from v2t_cli.config import Config, DecodeConfig, EncoderConfig, check_config, load_config
 from v2t_cli.decoding import check_vectors
 from v2t_cli.decoding import decode as decode_blocks
 from v2t_cli.device import pick_device
@@ -71,7 +71,10 @@ class V2T:
         Without an encoder, because the checkpoint knows none or it cannot be had, nothing is re-ranked. Raises RequestError for
         what is no checkpoint, is damaged, or brings code that is not trusted.
         """
-        self._checkpoint = load_checkpoint(checkpoint_folder(str(checkpoint)), pick_device(device), precision, trust_remote_code)
+        precision = check_config({"decode": {"precision": precision}}, "settings").decode.precision
+        self._checkpoint = load_checkpoint(
+            checkpoint_folder(checkpoint, trust_remote_code), pick_device(device), precision, trust_remote_code
+        )
         base = EncoderConfig(trust_remote_code=trust_remote_code)
         self._encoder = checkpoint_encoder(self.info, encoder, base, str(self._checkpoint.inverter.device))
 
@@ -83,7 +86,7 @@ class V2T:
         """float32 (len(texts), dim): the vectors of the checkpoint's encoder. Raises RequestError where there is none."""
         if self._encoder is None:
             raise RequestError("the encoder of this checkpoint is not there")
-        return embed_all(self._encoder, list(texts))
+        return embed_all(self._encoder, _listed(texts))
 
     def decode(self, vectors: ArrayLike, *, seed: int = 0, **settings: Any) -> list[Row]:
         """A Row for each vector: its candidates, best first, each with text, logprob (nats) and cosine.
@@ -92,7 +95,7 @@ class V2T:
         quality, candidates, beams. Raises RequestError for other vectors and settings.
         """
         rows = self._rows(vectors)
-        search = resolve_search(check_config({"decode": settings}, "settings").decode)
+        search = resolve_search(_settings(settings, seed))
         return list(decode_blocks(self._checkpoint, [Block(0, rows)], search, self._encoder, seed))
 
     def evaluate(
@@ -109,16 +112,20 @@ class V2T:
 
         train_texts: adds the nearest-neighbour baseline. settings: as for `decode`.
         """
-        texts = list(texts)
+        texts = _listed(texts)
         rows = self.embed(texts) if vectors is None else self._rows(vectors)
         if len(rows) != len(texts):
             raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
-        search = resolve_search(check_config({"decode": settings}, "settings").decode)
-        return evaluate_texts(self._checkpoint, texts, rows, search, self._encoder, samples, seed, train_texts)
+        search = resolve_search(_settings(settings, seed, samples))
+        known = None if train_texts is None else _listed(train_texts)
+        return evaluate_texts(self._checkpoint, texts, rows, search, self._encoder, samples, seed, known)
 
     def _rows(self, vectors: ArrayLike) -> Vectors:
         try:
-            rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+            rows = np.atleast_2d(np.asarray(vectors))
+            if not rows.size:
+                rows = rows.reshape(0, self.info.dim)
+            rows = rows.astype(np.float32, casting="same_kind" if rows.dtype.kind in "fc" else "unsafe")
         except (TypeError, ValueError) as error:
             raise RequestError(f"vectors: {error}") from None
         if rows.ndim != 2:
@@ -129,13 +136,33 @@ class V2T:
         return np.ascontiguousarray(rows)
 
 
+def _settings(settings: dict[str, Any], seed: int = 0, samples: int = 0) -> DecodeConfig:
+    """What was given under `decode` and beside it. Raises RequestError as the configuration file does."""
+    if "precision" in settings:
+        raise RequestError("precision: is chosen when a checkpoint is opened, V2T(..., precision=...)")
+    return check_config({"decode": settings, "seed": seed, "eval": {"samples": samples}}, "settings").decode
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """Raises RequestError for what is no list of texts: a single one would pass for its letters."""
+    if isinstance(texts, str):
+        raise RequestError("texts: a single str, expected a list of them")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise RequestError(f"texts[{i}]: {error}") from None
+    return texts
+
+
 def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **settings: Any) -> Vectors:
     """float32 (len(texts), dim): texts as an encoder sees them. settings: as under `encoder` in the configuration, such as prompt.
 
     >>> embed(["Где лодка?"], encoder="usem3").shape
     (1, 512)
     """
-    return embed_all(open_encoder(check_config({"encoder": {"model": encoder, **settings}}, "settings").encoder, device), list(texts))
+    return embed_all(open_encoder(check_config({"encoder": {"model": encoder, **settings}}, "settings").encoder, device), _listed(texts))
 
 
 def train(

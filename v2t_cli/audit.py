@@ -11,11 +11,11 @@ import numpy as np
 
 from v2t_cli.blocks import Block
 from v2t_cli.checkpoint import Checkpoint
-from v2t_cli.console import Track, silent
+from v2t_cli.console import Track, log, silent
 from v2t_cli.decoding import decode
 from v2t_cli.encoder import Encoder, row_cosine
 from v2t_cli.evaluation import Evaluation, Sample
-from v2t_cli.metrics import Interval, ratio_interval, token_f1
+from v2t_cli.metrics import Interval, token_f1, wilson_interval
 from v2t_cli.search import Search
 
 NEAR_F1 = 0.75  # of the words: nearly the same text
@@ -116,15 +116,16 @@ def shares(pairs: list[Sample]) -> list[Share]:
     kinds = [_kind(pair) for pair in pairs]
     out = []
     for how in ("exactly", "nearly", "in meaning", "not"):
-        hits = np.array([kind == how for kind in kinds], dtype=float)
-        out.append(Share(how, int(hits.sum()), float(hits.mean()), ratio_interval(hits, np.ones(len(hits)))))
+        hits = kinds.count(how)
+        out.append(Share(how, hits, hits / len(kinds), wilson_interval(hits, len(kinds))))
     return out
 
 
 def _kind(pair: Sample) -> str:
     if pair.text == pair.source:
         return "exactly"
-    if token_f1(" ".join(WORD.findall(pair.text.lower())), " ".join(WORD.findall(pair.source.lower()))) >= NEAR_F1:
+    read, source = _words(pair.text), _words(pair.source)
+    if source and token_f1(" ".join(read), " ".join(source)) >= NEAR_F1:
         return "nearly"
     return "in meaning" if pair.cosine is not None and pair.cosine >= SAME_MEANING else "not"
 
@@ -179,11 +180,12 @@ def disturbed(
     clean, sources = vectors[chosen], [pairs[i].source for i in chosen]
     direction = _noise(clean, rng)
     out = []
-    with track("decoding with noise", len(NOISE) * len(chosen)) as advance:
+    log.info(f"decoding {len(chosen)} of the texts {len(NOISE) - 1} times more, with noise on their vectors")
+    with track("decoding with noise", (len(NOISE) - 1) * len(chosen)) as advance:
         for noise in NOISE:
             noisy = (clean + noise * direction).astype(np.float32)
-            texts = []
-            for row in decode(checkpoint, [Block(0, noisy)], search, encoder, seed, notes=False):
+            texts = [pairs[i].text for i in chosen] if not noise else []
+            for row in decode(checkpoint, [Block(0, noisy)] if noise else [], search, encoder, seed, notes=False):
                 texts.append(row.best.text)
                 advance(1)
             exact = float(np.mean([text == source for text, source in zip(texts, sources)]))

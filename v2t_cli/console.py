@@ -30,9 +30,26 @@ class _Stderr(Console):
         self.quiet = True
 
 
+_shown: list[Console] = []
+
+
 def stderr() -> Console:
-    # Made anew each time: tests and pipes replace sys.stderr after import.
-    return _Stderr(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    """The console that is drawing right now, for it must know what is printed above its drawing; else a new one.
+
+    A new one each time: tests and pipes replace sys.stderr after import.
+    """
+    return _shown[-1] if _shown else _Stderr(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def drawing() -> Iterator[Console]:
+    """A console for a live view or a progress bar; what is printed meanwhile goes above it."""
+    console = stderr()
+    _shown.append(console)
+    try:
+        yield console
+    finally:
+        _shown.pop()
 
 
 @contextmanager
@@ -58,7 +75,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
             return Text(f"{task.speed:,.0f}/s" if task.speed and task.total else "")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), transient=True) as progress:
+    with drawing() as console, Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -121,6 +121,7 @@ def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: 
             log.info(f"vectors taken from {path}")
             return path
         done = partial.done()
+        log.info(f"embedding {len(corpus.texts) - done:,} texts")
         with track("embedding", len(corpus.texts)) as advance:
             advance(done)
             partial.append(_counted(embed(encoder, corpus.texts[done:]), advance))

@@ -107,7 +107,7 @@ def decode(
     if notes and empty:
         log.warning(f"{empty:,} of {count:,} vectors are all zeros: what stands there for them means nothing")
     if notes and corrector is not None and encoder_calls:
-        log.info(f"{encoder_calls / count:,.0f} texts re-embedded a vector")
+        log.debug(f"{encoder_calls / count:,.0f} texts re-embedded a vector")
 
 
 def _auto_sequences(inverter: Inverter, max_new_tokens: int) -> int:

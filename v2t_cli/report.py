@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column, Table
 
-from v2t_cli.console import log, shows_progress, stderr
+from v2t_cli.console import drawing, log, shows_progress
 from v2t_cli.evaluation import Evaluation
 from v2t_cli.hooks import EvalReport, StepReport
 from v2t_cli.lines import to_line
@@ -49,7 +50,7 @@ def evaluation_tables(result: Evaluation) -> str:
         for sample in result.samples:
             pairs.add_row(to_line(sample.source), sample.text, _formatted(sample.cosine, "{:.3f}"))
         console.print(pairs)
-    return out.getvalue()
+    return out.getvalue().rstrip("\n")
 
 
 _SCORES = (
@@ -79,9 +80,7 @@ class TrainingView:
     EVERY_STEPS = 200  # a line in a log file
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            *(TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        )
+        self._progress = Progress(TextColumn("training"), BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
         self._task = self._progress.add_task("", total=1.0)
         self._pairs: list[tuple[str, str]] = []
         self._live = False
@@ -96,11 +95,16 @@ class TrainingView:
     def shown(self) -> Iterator[None]:
         """The view, for as long as a run trains; it stays on the screen."""
         self._live = shows_progress()
-        with Live(self, console=stderr(), refresh_per_second=4) if self._live else nullcontext():
+        if not self._live:
+            yield
+            return
+        with drawing() as console, Live(self, console=console, refresh_per_second=4):
             yield
 
     def step(self, report: StepReport) -> None:
-        done = f"step {report.step:,}: loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s"
+        # rich's own column forgets what lies more than 30 seconds back, and steps of a large decoder take longer.
+        left = timedelta(seconds=round(60 * report.minutes * (1 / report.fraction - 1))) if report.fraction else "?"
+        done = f"{left} left, step {report.step:,}: loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task, completed=report.fraction, description=done)
         if not self._live and report.step % self.EVERY_STEPS == 0:
             log.info(f"step {report.step:,} ({report.fraction:.1%}): loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s")

@@ -72,21 +72,21 @@ def survey(path: str) -> Survey:
     return Survey(lines, digest.hexdigest())
 
 
-def check_readable(path: str) -> None:
-    """Raise RequestError for a file that cannot be opened: before a model is loaded for its sake."""
-    with _open(path):
+def check_readable(path: str, way: str = "") -> None:
+    """Raise RequestError for a file that cannot be opened: before a model is loaded for its sake. way: out of its absence."""
+    with _open(path, way):
         pass
 
 
 @contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
+def _open(path: str, way: str = "") -> Iterator[BinaryIO]:
     if path == "-":
         yield sys.stdin.buffer
         return
     try:
         stream: Any = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
     except FileNotFoundError:
-        raise RequestError(f"{path}: no such file of texts") from None
+        raise RequestError(f"{path}: no such file of texts{way}") from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     with stream:
@@ -99,12 +99,16 @@ class Selection:
 
     rows: np.ndarray  # int64, ascending: kept lines of the file
     texts: list[str]  # the same lines' texts
+    limits: tuple[int, int]  # characters that a text must and may have
     duplicates: int
     too_short: int
     too_long: int
 
     def __str__(self) -> str:
-        dropped = {"duplicates": self.duplicates, "too short": self.too_short, "too long": self.too_long}
+        shorter, longer = (
+            f"{how} than data.{key} {limit}" for how, key, limit in zip(("shorter", "longer"), ("min_chars", "max_chars"), self.limits)
+        )
+        dropped = {"seen before": self.duplicates, shorter: self.too_short, longer: self.too_long}
         total = len(self.texts) + sum(dropped.values())
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
         return f"{len(self.texts):,} of {total:,} texts kept" + (f" (dropped: {reasons})" if reasons else "")
@@ -125,7 +129,7 @@ def select(lines: Iterable[str], min_chars: int, max_chars: int) -> Selection:
             seen.add(text)
             rows.append(row)
             texts.append(text)
-    return Selection(np.array(rows, dtype=np.int64), texts, duplicates, too_short, too_long)
+    return Selection(np.array(rows, dtype=np.int64), texts, (min_chars, max_chars), duplicates, too_short, too_long)
 
 
 def split_held_out(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from v2t_cli.checkpoint import UNFINISHED
 from v2t_cli.config import Config, DecoderConfig
 from v2t_cli.console import log
 from v2t_cli.errors import RequestError
-from v2t_cli.history import LOG, TRACKED
+from v2t_cli.history import EVENTS, LOG, TRACKED, History
 from v2t_cli.hooks import Hooks, TrainResult
 from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.preparation import names_encoder, prepare
@@ -43,7 +43,11 @@ def check_output(output: Path, resume_run: bool, overwrite: bool) -> bool:
 
 def _left_over(path: Path) -> bool:
     """Of a run that ended before its first save."""
-    return path.name.startswith(UNFINISHED) or path.name in (resume.FOLDER, LOG, TRACKED)
+    if path.name == LOG:
+        return History(path.parent).is_ours()
+    if path.name == TRACKED:
+        return all(EVENTS in inner.name for inner in path.rglob("*") if not inner.is_dir())
+    return path.name.startswith(UNFINISHED) or path.name == resume.FOLDER
 
 
 def train(config: Config, resume_run: bool = False, overwrite: bool = False, hooks: Hooks | None = None) -> TrainResult:
@@ -71,8 +75,12 @@ def train(config: Config, resume_run: bool = False, overwrite: bool = False, hoo
 
 def _run(request: Config, config: Config, hooks: Hooks, resume_run: bool, base: Path | None = None) -> TrainResult:
     run = prepare(request, config, hooks, resume_run, base)
-    with hooks.stoppable() as should_stop:
-        return run.loop(should_stop)
+    try:
+        with hooks.stoppable() as should_stop:
+            return run.loop(should_stop)
+    finally:
+        for tracker in run.accelerator.trackers:  # not end_training, which would end the processes' group before a second run
+            tracker.finish()
 
 
 def _only_corrected(config: Config) -> Path | None:
