@@ -13,6 +13,7 @@ set -euo pipefail
 [ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 checkpoint=${CHECKPOINT:-$(dirname "$0")/ru-mini}
 quality=${QUALITY:-balanced}
+failed=0
 mkdir -p "$2"
 asked="quality $quality, checkpoint $(cd "$checkpoint" 2> /dev/null && pwd || echo "$checkpoint")"
 if [ -e "$2/made-with.txt" ] && [ "$(cat "$2/made-with.txt")" != "$asked" ]; then
@@ -27,12 +28,17 @@ for vectors in "$1"/*.npy; do
   texts=$1/$name.txt out=$2/$name.tsv page=$2/$name.html
   if [ ! -e "$out" ] || [ "$vectors" -nt "$out" ]; then
     rm -f "$out" "$page"
-    v2t decode "$vectors" --checkpoint "$checkpoint" --quality "$quality" --format tsv -o "$out" --resume --quiet
+    if ! v2t decode "$vectors" --checkpoint "$checkpoint" --quality "$quality" --format tsv -o "$out" --resume --quiet; then
+      failed=1 # said on stderr; the other files can be read all the same
+      continue
+    fi
   fi
   if [ -e "$texts" ] && { [ ! -e "$page" ] || [ "$texts" -nt "$page" ]; }; then
-    v2t eval --checkpoint "$checkpoint" --texts "$texts" --vectors "$vectors" --quality "$quality" --report "$page" --quiet > "$2/$name.scores.txt"
+    v2t eval --checkpoint "$checkpoint" --texts "$texts" --vectors "$vectors" --quality "$quality" --report "$page" --quiet \
+      > "$2/$name.scores.txt" || failed=1
   fi
   # QUALITY=fast knows no cosine.
   awk -F '\t' -v name="$name" 'NR > 1 { rows++; judged += $4 != ""; sure += $4 >= .999; near += $4 >= .9; risky += $2 ~ /[0-9@]/ }
     END { printf "%s\t%d\t%s\t%s\t%d\n", name, rows, judged ? sure + 0 : "?", judged ? near + 0 : "?", risky }' "$out"
 done
+exit "$failed"

@@ -1,7 +1,8 @@
-"""Name the clusters of a vector file: k-means, and the text that each centroid decodes to.
+"""Name the clusters of a vector file: k-means, the member nearest to each centroid, and the text that the centroid decodes to.
 
-A centroid is shorter than its members: it is decoded as it is and rescaled to their length, and the text that comes nearer is
-its name (ru-mini is a small model, and its names are rough). With the texts, the one that lies nearest to the centroid stands beside it.
+The member is its true text where --texts gives it, else what its vector decodes to. A centroid is shorter than the members: it
+is decoded as it is and rescaled to their length, and the text that comes nearer stands there. It says what they have in common,
+as well as the checkpoint can: ru-mini is a small one, and makes up words where it is not sure.
 
 $ v2t embed examples/natural.txt -o vecs.npy --checkpoint examples/ru-mini
 $ python examples/clusters.py vecs.npy --clusters 8 --texts examples/natural.txt
@@ -28,18 +29,20 @@ def main() -> None:
     given = parser.parse_args()
     try:
         vectors = np.load(given.vectors, mmap_mode="r", allow_pickle=False)
+        texts = given.texts.read_text(encoding="utf-8").rstrip("\n").split("\n") if given.texts else []
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {given.vectors}: {error}")
+        sys.exit(f"error: {error if isinstance(error, OSError) else f'{given.vectors}: {error}'}")
     if vectors.ndim != 2 or not 1 <= given.clusters <= len(vectors):
         sys.exit(f"error: {given.vectors}: shape {vectors.shape}, expected at least {given.clusters} rows")
-    texts = given.texts.read_text(encoding="utf-8").splitlines() if given.texts else []
+    if not np.isfinite(vectors).all():
+        sys.exit(f"error: {given.vectors}: holds NaN or infinity")
     if texts and len(texts) != len(vectors):
         sys.exit(f"error: {given.texts}: {len(texts)} lines for {len(vectors)} vectors")
 
     inverter = V2T(given.checkpoint)
     means = MiniBatchKMeans(given.clusters, random_state=given.seed, n_init=3).fit(vectors)
     of_row = means.labels_
-    print("size\tname\tcosine" + ("\tnearest text" if texts else ""))
+    print("size\tnearest member\tcentroid\tcosine")
     for cluster in np.argsort(-np.bincount(of_row, minlength=given.clusters)):
         members = np.flatnonzero(of_row == cluster)
         if not len(members):
@@ -47,12 +50,11 @@ def main() -> None:
         near = np.asarray(vectors[members], dtype=np.float32)
         centroid = near.mean(axis=0)
         rescaled = centroid * (np.linalg.norm(near, axis=1).mean() / max(np.linalg.norm(centroid), 1e-12))
-        names = [row.best for row in inverter.decode([centroid, rescaled], quality=given.quality)]
-        name = max(names, key=lambda best: best.cosine if best.cosine is not None else best.logprob)
-        line = [len(members), name.text, "" if name.cosine is None else f"{name.cosine:.3f}"]
-        if texts:
-            line.append(texts[members[np.argmin(np.linalg.norm(near - centroid, axis=1))]])
-        print(*line, sep="\t")
+        nearest = np.argmin(np.linalg.norm(near - centroid, axis=1))
+        member, *names = (row.best for row in inverter.decode([near[nearest], centroid, rescaled], quality=given.quality))
+        name = max(names, key=lambda best: best.logprob if best.cosine is None else best.cosine)
+        known = texts[members[nearest]] if texts else member.text
+        print(len(members), known, name.text, "" if name.cosine is None else f"{name.cosine:.3f}", sep="\t")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def main() -> None:
     print("share\tmixture\tcosine\trescaled\tcosine")
     rows = (inverter.decode(vectors, quality=given.quality) for vectors in (mixed, rescaled))
     for share, *ways in zip(shares[:, 0], *rows):
-        print(f"{share:.2f}", *(f"{row.best.text}\t{row.best.cosine or 0:.3f}" for row in ways), sep="\t")
+        print(
+            f"{share:.2f}", *(f"{row.best.text}\t{'' if row.best.cosine is None else f'{row.best.cosine:.3f}'}" for row in ways), sep="\t"
+        )
 
 
 if __name__ == "__main__":

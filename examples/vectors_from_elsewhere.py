@@ -42,8 +42,8 @@ def main() -> None:
     folder = given.folder
     folder.mkdir(exist_ok=True)
 
-    lines = (EXAMPLES / "texts.txt").read_text(encoding="utf-8").splitlines()
-    known, lost = lines[: given.texts], lines[-5:]
+    lines = (EXAMPLES / "texts.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    known, lost = lines[:-5][: given.texts], lines[-5:]
     vectors = foreign(known)
     check(vectors, known)
     np.save(folder / "known.npy", vectors)

@@ -29,6 +29,7 @@ def run(folder, command):
 
 def test_python_api(folder):
     *rows, last = run(folder, f"{PYTHON} examples/python_api.py")
+    assert (folder / "err.txt").read_text() == "", "nothing but what it prints itself"
     assert rows[0] == "Где здесь выход?  ->  Где здесь выход?  (cosine 1.000)" and re.fullmatch("[23] of 3 came back exactly", last)
 
 
@@ -52,21 +53,29 @@ def test_clusters(folder):
     command = f"{PYTHON} examples/clusters.py v.npy --texts t.txt --clusters"
     run(folder, "v2t embed t.txt -o v.npy --checkpoint examples/ru-mini")
     head, *rows = run(folder, f"{command} 2")
-    assert head == "size\tname\tcosine\tnearest text"
+    assert head == "size\tnearest member\tcentroid\tcosine"
     cells = [row.split("\t") for row in rows]
-    assert [int(size) for size, *_ in cells] == [12, 11] and "пьёт" in cells[0][3] and "Сколько" in cells[1][3]
-    assert cells[0][1] != cells[1][1] and all(0.3 < float(cosine) <= 1 for _, _, cosine, _ in cells)
+    assert [int(size) for size, *_ in cells] == [12, 11] and "пьёт" in cells[0][1] and "Сколько" in cells[1][1]
+    assert cells[0][2] != cells[1][2] and all(0.3 < float(cosine) <= 1 for _, _, _, cosine in cells)
+    decoded = [row.split("\t")[1] for row in run(folder, f"{command} 2".replace("--texts t.txt ", ""))[1:]]
+    assert all(text and "\n" not in text for text in decoded) and decoded[1].startswith("Сколько")
+    done = bash(f"{command} 2".replace("t.txt", "absent.txt"), folder)
+    assert done.returncode == 1 and "error: " in done.stdout and "absent.txt" in done.stdout and "Traceback" not in done.stdout
     done = bash(f"{command} 99", folder)
     assert done.returncode == 1 and "expected at least 99 rows" in done.stdout
 
 
 def test_paraphrase(folder):
-    rows = [row.split("\t") for row in run(folder, "printf 'Где здесь выход?\\nЧай или кофе?\\n' | N=3 examples/paraphrase.sh")]
+    command = "printf 'Где здесь выход?\\n\\nЧай или кофе?\\n' | N=3 MIN=%s examples/paraphrase.sh"
+    rows = [row.split("\t") for row in run(folder, command % 0.6)]
     assert {source for source, _, _ in rows} == {"Где здесь выход?", "Чай или кофе?"} and len(rows) == 6
     for source in ("Где здесь выход?", "Чай или кофе?"):
         found = [(" ".join(re.findall(r"\w+", text.lower())), float(cosine)) for this, text, cosine in rows if this == source]
         assert len({text for text, _ in found} | {" ".join(re.findall(r"\w+", source.lower()))}) == 4, "no copies, nothing twice"
-        assert [cosine for _, cosine in found] == sorted((cosine for _, cosine in found), reverse=True) and found[0][1] > 0.6
+        assert [cosine for _, cosine in found] == sorted((cosine for _, cosine in found), reverse=True) and found[-1][1] >= 0.6
+    assert [row.split("\t") for row in run(folder, command % 0.9)] == [row for row in rows if float(row[2]) >= 0.9]
+    done = bash("examples/paraphrase.sh --help", folder)
+    assert done.returncode == 2 and "| examples/paraphrase.sh" in done.stdout
 
 
 def test_audit(folder):
@@ -76,13 +85,19 @@ def test_audit(folder):
     run(folder, "v2t embed 'my store/a b.txt' -o 'my store/a b.npy' --checkpoint examples/ru-mini")
     shutil.copy(store / "a b.npy", store / "c.npy")
     head, *rows = run(folder, "examples/audit.sh 'my store' report")
-    assert head.split("\t")[:3] == ["file", "rows", "surely read"] and rows == ["a b\t2\t2\t2\t0", "c\t2\t2\t2\t0"]
-    assert {path.name for path in report.iterdir()} == {"a b.tsv", "a b.html", "a b.scores.txt", "c.tsv"}
+    assert head.split("\t")[:4] == ["file", "rows", "surely read", "came near"] and rows == ["a b\t2\t2\t2\t0", "c\t2\t2\t2\t0"]
+    assert {path.name for path in report.iterdir()} == {"a b.tsv", "a b.html", "a b.scores.txt", "c.tsv", "made-with.txt"}
     before = {path: path.stat().st_mtime_ns for path in report.iterdir()}
-    (report / "c.tsv").unlink()
-    np.save(store / "c.npy", np.load(store / "c.npy")[:1])
+    np.save(store / "c.npy", np.load(store / "c.npy")[:1])  # newer than what was read from it
     assert run(folder, "examples/audit.sh 'my store' report")[1:] == ["a b\t2\t2\t2\t0", "c\t1\t1\t1\t0"]
-    assert all(path.stat().st_mtime_ns == before[path] for path in report.iterdir() if path.name != "c.tsv"), "what is there is left alone"
+    assert all(path.stat().st_mtime_ns == before[path] for path in report.iterdir() if path.name not in ("c.tsv", "made-with.txt")), (
+        "left alone"
+    )
+    done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder)
+    assert done.returncode == 2 and "report: holds results of quality balanced, checkpoint" in done.stdout
+    np.save(store / "b.npy", np.zeros((2, 3), np.float32))
+    done = bash("examples/audit.sh 'my store' report 2> err.txt", folder)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "vectors of 3 numbers" in (folder / "err.txt").read_text()
     assert bash("examples/audit.sh absent report", folder).returncode == 2
 
 

@@ -24,13 +24,16 @@ Several texts for a vector, the best first:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from v2t_cli.blocks import Block
 from v2t_cli.candidates import Row
@@ -72,11 +75,10 @@ class V2T:
         what is no checkpoint, is damaged, or brings code that is not trusted.
         """
         precision = check_config({"decode": {"precision": precision}}, "settings").decode.precision
-        self._checkpoint = load_checkpoint(
-            checkpoint_folder(checkpoint, trust_remote_code), pick_device(device), precision, trust_remote_code
-        )
-        base = EncoderConfig(trust_remote_code=trust_remote_code)
-        self._encoder = checkpoint_encoder(self.info, encoder, base, str(self._checkpoint.inverter.device))
+        folder, base = checkpoint_folder(checkpoint, trust_remote_code), EncoderConfig(trust_remote_code=trust_remote_code)
+        with _quiet_libraries():
+            self._checkpoint = load_checkpoint(folder, pick_device(device), precision, trust_remote_code)
+            self._encoder = checkpoint_encoder(self.info, encoder, base, str(self._checkpoint.inverter.device))
 
     @property
     def info(self) -> CheckpointInfo:
@@ -136,6 +138,21 @@ class V2T:
         return np.ascontiguousarray(rows)
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Without the bars of transformers for a moment's loading, and accelerate's notes on weights that are shared, as they should be."""
+    bars, accelerate = is_progress_bar_enabled(), logging.getLogger("accelerate")
+    level = accelerate.level
+    disable_progress_bar()
+    accelerate.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        accelerate.setLevel(level)
+        if bars:
+            enable_progress_bar()
+
+
 def _settings(settings: dict[str, Any], seed: int = 0, samples: int = 0) -> DecodeConfig:
     """What was given under `decode` and beside it. Raises RequestError as the configuration file does."""
     if "precision" in settings:
@@ -162,7 +179,10 @@ def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **
     >>> embed(["Где лодка?"], encoder="usem3").shape
     (1, 512)
     """
-    return embed_all(open_encoder(check_config({"encoder": {"model": encoder, **settings}}, "settings").encoder, device), _listed(texts))
+    config, texts = check_config({"encoder": {"model": encoder, **settings}}, "settings").encoder, _listed(texts)
+    with _quiet_libraries():
+        opened = open_encoder(config, device)
+    return embed_all(opened, texts)
 
 
 def train(
@@ -177,4 +197,5 @@ def train(
     """
     if not isinstance(config, Config):
         config = check_config(dict(config), "config") if isinstance(config, Mapping) else load_config(Path(config), None)
-    return train_inverter(config, resume, overwrite, hooks)
+    with _quiet_libraries():
+        return train_inverter(config, resume, overwrite, hooks)
