@@ -13,7 +13,7 @@ from v2t_cli.blocks import Block
 from v2t_cli.checkpoint import Checkpoint
 from v2t_cli.console import Track, log, silent
 from v2t_cli.decoding import decode
-from v2t_cli.encoder import Encoder, row_cosine
+from v2t_cli.encoder import Encoder, row_cosine, unit_rows
 from v2t_cli.evaluation import Evaluation, Sample
 from v2t_cli.metrics import Interval, token_f1, wilson_interval
 from v2t_cli.search import Search
@@ -207,13 +207,9 @@ def neighbours_kept(vectors: np.ndarray, noise: float, seed: int) -> float | Non
         return None
 
     def nearest(store: np.ndarray) -> np.ndarray:
-        cosine = _directions(vectors) @ _directions(store).T
+        cosine = unit_rows(vectors) @ unit_rows(store).T
         np.fill_diagonal(cosine, -np.inf)
         return np.argpartition(cosine, -count, axis=1)[:, -count:]
 
     noisy = vectors + noise * _noise(vectors, np.random.default_rng(seed))
     return float(np.mean([len(np.intersect1d(before, after)) / count for before, after in zip(nearest(vectors), nearest(noisy))]))
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

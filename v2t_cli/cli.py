@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -35,9 +35,6 @@ from v2t_cli.options import (
     trusted,
 )
 from v2t_cli.signals import StopRequest
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="v2t",
@@ -320,7 +317,7 @@ def evaluate(
         typer.Option(
             "--report",
             metavar="FILE.html",
-            help="Write a page on what the vectors give away, besides: decodes some texts five times more, with noise.",
+            help="Write a page on what the vectors give away, besides; decodes some of the texts again, with noise.",
         ),
     ] = None,
     quality: QualityOption = None,
