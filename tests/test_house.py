@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "v2t_cli"
 # From the bottom up. A module imports from lines above its own, and from those before it on its line.
 HOUSE = """
     lines errors choices metrics
-    blocks config console files
+    blocks config console files signatures
     history
     signals device processes hub texts vectors tokens acceleration
     encoder adapters outputs

@@ -24,25 +24,10 @@ from v2t_cli.encoder import EncoderIdentity
 from v2t_cli.errors import RequestError, V2TError, one_line
 from v2t_cli.files import check_target, replacing
 from v2t_cli.processes import Processes
+from v2t_cli.signatures import check_unchanged
 
 RUN, LOCK, WHOLE = "run.json", "lock", "whole"
 ROWS = "rows-"  # and the number of the first
-
-
-def check_unchanged(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
-    """Raise RequestError, with the differences, where a run is to go on as another one."""
-    before, now = flat(before), flat(json.loads(json.dumps(now)))  # as it comes back from a file
-    if changed := [key for key in now | before if before.get(key) != now.get(key)]:
-        differences = ", ".join(f"{key} ({before.get(key)} then, {now.get(key)} now)" for key in changed)
-        raise RequestError(f"{where}: the run there is another one, changed: {differences}; --overwrite starts anew")
-
-
-def flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested keys as one, joined by dots."""
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        out |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return out
 
 
 def in_parts(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:

@@ -31,7 +31,7 @@ from v2t_cli.info import is_checkpoint, read_info
 from v2t_cli.lm import load_lm, scratch_lm, set_dropout, tokenize_corpus
 from v2t_cli.loop import Run
 from v2t_cli.model import Inverter
-from v2t_cli.outputs import check_unchanged, flat
+from v2t_cli.signatures import check_unchanged, flat
 from v2t_cli.texts import split_held_out
 
 MAX_HELD_OUT = 2000
