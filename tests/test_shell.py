@@ -104,7 +104,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_resumes(tmp_path, texts_file
     done = subprocess.run([*arguments, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     finished = json.loads((tmp_path / "out" / "v2t.json").read_text())["training"]
-    assert finished["finished"] and finished["steps"] > stopped["steps"] and finished["minutes"] == pytest.approx(0.2, abs=0.1)
+    assert finished["finished"] and finished["steps"] > stopped["steps"] and finished["minutes"] == pytest.approx(0.2, abs=0.05)
 
 
 @pytest.mark.parametrize(
