@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from v2t_cli.adapters import ADAPTERS
 from v2t_cli.cli import app
-from v2t_cli.config import Config, DecoderConfig, load_config
-from v2t_cli.lm import load_lm, tokenize
-from v2t_cli.model import Hypotheses, Inverter
-from v2t_cli.tokens import pad
+from v2t_cli.core.config import Config, DecoderConfig, load_config
+from v2t_cli.models.adapters import ADAPTERS
+from v2t_cli.models.inverter import Hypotheses, Inverter
+from v2t_cli.models.language_model import load_lm, pad, tokenize
 
 ROOT = Path(__file__).parent.parent
 DIM = 16
@@ -193,7 +192,7 @@ class StopAt:
 
 
 def stopping(step):
-    from v2t_cli.hooks import Hooks
+    from v2t_cli.training.callbacks import Hooks
 
     return Hooks(stoppable=lambda: nullcontext(StopAt(step)))
 
@@ -201,7 +200,7 @@ def stopping(step):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, labse, texts_file) -> Path:
     """A trained checkpoint of a tiny GPT-2 from scratch on the tiny LaBSE."""
-    from v2t_cli.training import train
+    from v2t_cli.training.train import train
 
     output = tmp_path_factory.mktemp("trained") / "checkpoint"
     cache = tmp_path_factory.mktemp("cache")
@@ -222,7 +221,7 @@ def checkpoint(tmp_path_factory, labse, texts_file) -> Path:
 @pytest.fixture(scope="session")
 def correcting(checkpoint, tmp_path_factory, labse, texts_file) -> Path:
     """The trained checkpoint, taught to correct."""
-    from v2t_cli.training import train
+    from v2t_cli.training.train import train
 
     output = tmp_path_factory.mktemp("correcting") / "checkpoint"
     rates = ("train.learning_rate=3e-3", "train.adapter_learning_rate=1e-3")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import DIM, ROOT, SENTENCES
 
-from v2t_cli.signals import Terminated
+from v2t_cli.core.signals import Terminated
 
 TINY = ["--set", "decoder.scratch={n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}", "--device", "cpu"]
 

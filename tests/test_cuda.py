@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import SENTENCES, build_decoder, inverter, tiny_config, weights
 
-from v2t_cli.blocks import Block
-from v2t_cli.checkpoint import load_checkpoint
-from v2t_cli.config import DecodeConfig, EncoderConfig
-from v2t_cli.decoding import decode
-from v2t_cli.encoder import open_encoder
-from v2t_cli.info import read_info
-from v2t_cli.search import resolve_search
+from v2t_cli.core.config import DecodeConfig, EncoderConfig
+from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.search import resolve_search
+from v2t_cli.io.vectors import Block
+from v2t_cli.models.checkpoint import load_checkpoint
+from v2t_cli.models.encoder import open_encoder
+from v2t_cli.models.metadata import read_info
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -42,7 +42,7 @@ def test_sixteen_bits_write_nearly_the_same(checkpoint, target):
 
 def test_rotary_positions_keep_their_precision(checkpoint, tmp_path):
     """A Llama that is stored in 32 bits computes in 16, but for the frequencies of its positions."""
-    from v2t_cli.checkpoint import save_checkpoint
+    from v2t_cli.models.checkpoint import save_checkpoint
 
     model, tokenizer = inverter(build_decoder(tmp_path / "llama", "llama"))
     save_checkpoint(tmp_path / "out", model, tokenizer, read_info(checkpoint), [])
@@ -60,7 +60,7 @@ def test_cuda_graphs_write_the_same(checkpoint, target):
 
 
 def test_bf16_training(tmp_path, texts_file, labse):
-    from v2t_cli.training import train
+    from v2t_cli.training.train import train
 
     config = tiny_config(texts_file, labse, tmp_path / "out", "device=cuda", "train.precision=bf16", "train.epochs=20")
     result = train(config)

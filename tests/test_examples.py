@@ -12,11 +12,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from v2t_cli.checkpoint import load_checkpoint
-from v2t_cli.config import DecodeConfig, EncoderConfig, load_config
-from v2t_cli.evaluation import evaluate
-from v2t_cli.info import checkpoint_encoder
-from v2t_cli.search import resolve_search
+from v2t_cli.core.config import DecodeConfig, EncoderConfig, load_config
+from v2t_cli.decoding.search import resolve_search
+from v2t_cli.evaluation.evaluate import evaluate
+from v2t_cli.models.checkpoint import checkpoint_encoder, load_checkpoint
 
 EXAMPLES = ROOT / "examples"
 

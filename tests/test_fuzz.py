@@ -8,9 +8,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from v2t_cli.config import Config, load_config
-from v2t_cli.errors import V2TError
-from v2t_cli.vectors import VectorReader
+from v2t_cli.core.config import Config, load_config
+from v2t_cli.core.errors import V2TError
+from v2t_cli.io.vectors import VectorReader
 
 fuzz = settings(max_examples=int(os.environ.get("V2T_FUZZ", "300")), deadline=None, suppress_health_check=list(HealthCheck), database=None)
 KEYS = [*Config.model_fields, *(key for value in Config().model_dump().values() if isinstance(value, dict) for key in value)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DIM, SENTENCES
 
-from v2t_cli.config import Config
+from v2t_cli.core.config import Config
 
 ESCAPE = "\x1b]0;owned\x07"
 

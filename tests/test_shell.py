@@ -64,7 +64,7 @@ def test_a_terminal_gets_colours_unless_it_wants_none(shell, tmp_path, labse, co
 
 @pytest.mark.parametrize("command", ["decode v.npy", "eval", "eval --json"])
 def test_output_is_utf8_in_any_locale(shell, checkpoint, command):
-    from v2t_cli.info import read_info
+    from v2t_cli.models.metadata import read_info
 
     np.save(checkpoint.parent / "v.npy", np.array([read_info(checkpoint).encoder.probe], dtype=np.float32))
     done = shell(
@@ -131,8 +131,8 @@ def test_no_hub_is_told_at_once(shell, tmp_path, texts_file, labse, command, nam
 def test_a_hub_that_never_answers(monkeypatch):
     import socket
 
-    from v2t_cli import hub
-    from v2t_cli.errors import RequestError
+    from v2t_cli.core.errors import RequestError
+    from v2t_cli.models import hub
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from survival import jobs, survive
 
-from v2t_cli import files
-from v2t_cli.checkpoint import load_checkpoint
-from v2t_cli.files import move_in, settle
+from v2t_cli.io import atomic as files
+from v2t_cli.io.atomic import move_in, settle
+from v2t_cli.models.checkpoint import load_checkpoint
 
 
 @pytest.mark.slow

@@ -5,14 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from v2t_cli.api import V2T, Vectors, embed, train
-    from v2t_cli.candidates import Candidate, Row
-    from v2t_cli.errors import RequestError, V2TError
-    from v2t_cli.evaluation import Evaluation
+    from v2t_cli.core.errors import RequestError, V2TError
+    from v2t_cli.decoding.search import Candidate, Row
+    from v2t_cli.evaluation.evaluate import Evaluation
 
 __version__ = "0.1.0"
 __all__ = ["V2T", "Candidate", "Evaluation", "RequestError", "Row", "V2TError", "Vectors", "__version__", "embed", "train"]
 
-_HOMES = {"Candidate": "candidates", "Row": "candidates", "RequestError": "errors", "V2TError": "errors", "Evaluation": "evaluation"}
+_HOMES = {
+    "Candidate": "decoding.search",
+    "Row": "decoding.search",
+    "RequestError": "core.errors",
+    "V2TError": "core.errors",
+    "Evaluation": "evaluation.evaluate",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,22 +35,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from v2t_cli.blocks import Block
-from v2t_cli.candidates import Row
-from v2t_cli.checkpoint import load_checkpoint
-from v2t_cli.config import Config, DecodeConfig, EncoderConfig, check_config, load_config
-from v2t_cli.decoding import check_vectors
-from v2t_cli.decoding import decode as decode_blocks
-from v2t_cli.device import pick_device
-from v2t_cli.encoder import embed_all, open_encoder
-from v2t_cli.errors import RequestError
-from v2t_cli.evaluation import Evaluation
-from v2t_cli.evaluation import evaluate as evaluate_texts
-from v2t_cli.hooks import Hooks, TrainResult
-from v2t_cli.hub import checkpoint_folder
-from v2t_cli.info import CheckpointInfo, checkpoint_encoder
-from v2t_cli.search import resolve_search
-from v2t_cli.training import train as train_inverter
+from v2t_cli.core.config import Config, DecodeConfig, EncoderConfig, check_config, load_config
+from v2t_cli.core.device import pick_device
+from v2t_cli.core.errors import RequestError
+from v2t_cli.decoding.decode import check_vectors
+from v2t_cli.decoding.decode import decode as decode_blocks
+from v2t_cli.decoding.search import Row, resolve_search
+from v2t_cli.evaluation.evaluate import Evaluation
+from v2t_cli.evaluation.evaluate import evaluate as evaluate_texts
+from v2t_cli.io.vectors import Block
+from v2t_cli.models.checkpoint import checkpoint_encoder, load_checkpoint
+from v2t_cli.models.encoder import embed_all, open_encoder
+from v2t_cli.models.hub import checkpoint_folder
+from v2t_cli.models.metadata import CheckpointInfo
+from v2t_cli.training.callbacks import Hooks, TrainResult
+from v2t_cli.training.train import train as train_inverter
 
 Vectors = NDArray[np.float32]
 

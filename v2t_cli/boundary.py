@@ -11,9 +11,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from v2t_cli import console
-from v2t_cli.errors import V2TError
-from v2t_cli.signals import Terminated, terminable
+from v2t_cli.core import console
+from v2t_cli.core.errors import V2TError
+from v2t_cli.core.signals import Terminated, terminable
 
 # What the machine refuses. Other OSErrors are mistakes of ours and keep their traceback.
 _REFUSALS = {
@@ -51,7 +51,7 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort):  # RuntimeErrors by descent, meant for Typer
             raise
         except RuntimeError as error:
-            from v2t_cli.batching import out_of_memory  # late: it needs torch, which is loaded where this can happen
+            from v2t_cli.core.device import out_of_memory  # late: it needs torch, which is loaded where this can happen
 
             if not out_of_memory(error):
                 raise

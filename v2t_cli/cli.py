@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from v2t_cli import __version__, console
+from v2t_cli import __version__
 from v2t_cli.boundary import Commands
-from v2t_cli.choices import Format, Strategy
-from v2t_cli.errors import RequestError, V2TError
+from v2t_cli.core import console
+from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.signals import StopRequest
+from v2t_cli.core.types import Format, Strategy
 from v2t_cli.options import (
     INTERRUPTED,
     SEARCH,
@@ -34,7 +36,6 @@ from v2t_cli.options import (
     settings_of,
     trusted,
 )
-from v2t_cli.signals import StopRequest
 
 app = typer.Typer(
     name="v2t",
@@ -100,13 +101,14 @@ def embed_command(
     settings = settings_of(
         config, set_, {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device} | trusted(trust_remote_code)
     )
-    from v2t_cli.encoder import CHUNK_TEXTS, USE, embed, embed_chunks, open_encoder
-    from v2t_cli.hub import checkpoint_folder
-    from v2t_cli.info import checkpoint_encoder, read_info
-    from v2t_cli.outputs import VectorParts, in_parts
-    from v2t_cli.processes import launched
-    from v2t_cli.texts import check_readable, read_blocks, read_lines, survey
-    from v2t_cli.vectors import write_vectors
+    from v2t_cli.core.processes import launched
+    from v2t_cli.io.resumable import VectorParts, in_parts
+    from v2t_cli.io.texts import check_readable, read_blocks, read_lines, survey
+    from v2t_cli.io.vectors import write_vectors
+    from v2t_cli.models.checkpoint import checkpoint_encoder
+    from v2t_cli.models.encoder import CHUNK_TEXTS, USE, embed, embed_chunks, open_encoder
+    from v2t_cli.models.hub import checkpoint_folder
+    from v2t_cli.models.metadata import read_info
 
     check_readable(texts)  # before a model is loaded, or fetched, for nothing
     if output == "-" and sys.stdout.isatty():
@@ -180,8 +182,8 @@ def train(
 
     Example: v2t train --config cfg.yaml --texts my.txt --output my-inverter
     """
-    from v2t_cli.hub import check_push, push
-    from v2t_cli.texts import check_readable
+    from v2t_cli.io.texts import check_readable
+    from v2t_cli.models.hub import check_push, push
 
     typed = {"data.texts": texts, "encoder.model": encoder, "output": str(output) if output else None, "device": device}
     settings = settings_of(config, set_, typed | trusted(trust_remote_code))
@@ -189,9 +191,8 @@ def train(
     if push_to_hub:
         check_push(push_to_hub)
     console.quiet_libraries()
-    from v2t_cli.hooks import Hooks
-    from v2t_cli.report import TrainingView
-    from v2t_cli.training import train as run_training
+    from v2t_cli.training.callbacks import Hooks, TrainingView
+    from v2t_cli.training.train import train as run_training
 
     stop, view = StopRequest(), TrainingView()
 
@@ -256,17 +257,15 @@ def decode_command(
     folder = folder_of(checkpoint, settings)
     encoder = named_encoder(encoder, set_, settings)
     console.quiet_libraries()
-    from v2t_cli.blocks import grid
-    from v2t_cli.checkpoint import load_checkpoint
-    from v2t_cli.decoding import check_vectors, decode, fit, signature
-    from v2t_cli.device import pick_device
-    from v2t_cli.files import replacing
-    from v2t_cli.info import checkpoint_encoder
-    from v2t_cli.outputs import Parts, Stream, in_parts
-    from v2t_cli.processes import launched
-    from v2t_cli.rows import formatter, header
-    from v2t_cli.search import resolve_search
-    from v2t_cli.vectors import digest, open_vectors
+    from v2t_cli.core.device import pick_device
+    from v2t_cli.core.processes import launched
+    from v2t_cli.decoding.decode import check_vectors, decode, fit, signature
+    from v2t_cli.decoding.search import resolve_search
+    from v2t_cli.io.atomic import replacing
+    from v2t_cli.io.resumable import Parts, Stream, in_parts
+    from v2t_cli.io.vectors import digest, grid, open_vectors
+    from v2t_cli.models.checkpoint import checkpoint_encoder, load_checkpoint
+    from v2t_cli.pipelines.formats import formatter, header
 
     search = resolve_search(settings.decode)
     line = formatter(format_, search.candidates)
@@ -333,8 +332,8 @@ def evaluate(
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
-    from v2t_cli.files import replacing
-    from v2t_cli.texts import check_readable, read_lines
+    from v2t_cli.io.atomic import replacing
+    from v2t_cli.io.texts import check_readable, read_lines
 
     settings = settings_of(config, set_, {"device": device, "decode.quality": quality} | trusted(trust_remote_code))
     folder = folder_of(checkpoint, settings)
@@ -344,18 +343,17 @@ def evaluate(
     if vectors and not texts:
         raise RequestError("--vectors: name the texts that they were made from with --texts; without texts, v2t decode reads them")
     console.quiet_libraries()
-    from v2t_cli.audit import audit
-    from v2t_cli.checkpoint import load_checkpoint
-    from v2t_cli.decoding import check_vectors
-    from v2t_cli.device import pick_device
-    from v2t_cli.encoder import embed_all
-    from v2t_cli.evaluation import evaluate as run_evaluation
-    from v2t_cli.info import checkpoint_encoder
-    from v2t_cli.page import audit_page
-    from v2t_cli.processes import launched
-    from v2t_cli.report import evaluation_tables
-    from v2t_cli.search import resolve_search
-    from v2t_cli.vectors import load_vectors
+    from v2t_cli.core.device import pick_device
+    from v2t_cli.core.processes import launched
+    from v2t_cli.decoding.decode import check_vectors
+    from v2t_cli.decoding.search import resolve_search
+    from v2t_cli.evaluation.audit import audit
+    from v2t_cli.evaluation.evaluate import evaluate as run_evaluation
+    from v2t_cli.evaluation.page import audit_page
+    from v2t_cli.evaluation.report import evaluation_tables
+    from v2t_cli.io.vectors import load_vectors
+    from v2t_cli.models.checkpoint import checkpoint_encoder, load_checkpoint
+    from v2t_cli.models.encoder import embed_all
 
     search = resolve_search(settings.decode)
     with ExitStack() as stack:

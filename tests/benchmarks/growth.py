@@ -11,13 +11,12 @@ import numpy as np
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, show, spread
 from tests.benchmarks.embedding import v2t_embed
-from v2t_cli.blocks import grid
-from v2t_cli.checkpoint import load_checkpoint
-from v2t_cli.config import DecodeConfig, EncoderConfig
-from v2t_cli.decoding import decode
-from v2t_cli.encoder import open_encoder
-from v2t_cli.search import resolve_search
-from v2t_cli.vectors import CHUNK_ROWS, open_vectors
+from v2t_cli.core.config import DecodeConfig, EncoderConfig
+from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.search import resolve_search
+from v2t_cli.io.vectors import CHUNK_ROWS, grid, open_vectors
+from v2t_cli.models.checkpoint import load_checkpoint
+from v2t_cli.models.encoder import open_encoder
 
 
 def run(settings: Settings) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from tests.benchmarks.common import CHECKPOINT, Settings, show, spread, timed, watched_memory
-from v2t_cli.config import Config, EncoderConfig, load_config
-from v2t_cli.dataset import corpus_vectors, read_corpus
-from v2t_cli.encoder import open_encoder
-from v2t_cli.hooks import Hooks
-from v2t_cli.preparation import prepare
+from v2t_cli.core.config import Config, EncoderConfig, load_config
+from v2t_cli.models.encoder import open_encoder
+from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training.dataset import corpus_vectors, read_corpus
+from v2t_cli.training.prepare import prepare
 
 
 def run(settings: Settings) -> None:

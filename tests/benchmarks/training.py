@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread, synchronize
-from v2t_cli.config import load_config
-from v2t_cli.hooks import Hooks
-from v2t_cli.loop import Run
-from v2t_cli.preparation import prepare
+from v2t_cli.core.config import load_config
+from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training.prepare import prepare
+from v2t_cli.training.trainer import Run
 
 BATCH = 128
 

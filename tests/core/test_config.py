@@ -1,0 +1,116 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from v2t_cli.core.config import Config, CorrectionConfig, ScratchConfig, Section, load_config
+from v2t_cli.core.errors import RequestError
+
+ROOT = Path(__file__).parent.parent
+
+
+def keys(model: Section, prefix: str = "") -> set[str]:
+    out = set()
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        out |= keys(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name}
+    return out
+
+
+def flat(tree: dict, prefix: str = "") -> set[str]:
+    out = set()
+    for name, value in tree.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return out
+
+
+def test_example_loads_and_is_the_defaults():
+    assert load_config(ROOT / "config.example.yaml") == Config()
+
+
+def test_example_names_and_comments_every_key():
+    text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
+    assert flat(yaml.safe_load(text)) == keys(Config())
+    for section in (ScratchConfig, CorrectionConfig):  # in comments, since by default there is none
+        for name, field in section.model_fields.items():
+            default = "null" if field.default is None else field.default
+            assert re.search(rf"^  #  {name}: {default} +# \w", text, re.MULTILINE), name
+    for line in text.splitlines():
+        if re.match(r" *\w+: .", line):
+            assert re.search(r" # \w", line), f"no comment: {line}"
+
+
+def test_typed_options_win_over_sets_over_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 1\noutput: a\ntrain: {epochs: 5, learning_rate: 5e-5}\ndata:\n")
+    config = load_config(path, ["output=b", "train.epochs=6"], {"output": "c", "device": None})
+    assert (config.seed, config.output, config.train.epochs) == (1, "c", 6)
+    assert config.train.learning_rate == 5e-5  # PyYAML reads 5e-5 as a string
+
+
+@pytest.mark.parametrize(
+    ("shipped", "item"), [("config.example.yaml", "decoder.scratch={}"), ("examples/quickstart.yaml", "decoder.model=gpt2")]
+)
+def test_a_typed_decoder_takes_the_place_of_the_files(shipped, item):
+    decoder = load_config(ROOT / shipped, [item]).decoder
+    assert (decoder.scratch == ScratchConfig()) if "scratch" in item else (decoder.model == "gpt2" and decoder.scratch is None)
+
+
+def test_file_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config() == Config()
+    (tmp_path / "v2t.yaml").write_text("seed: 7")
+    assert load_config().seed == 7
+
+
+def test_all_problems_at_once_with_the_nearest_name(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("trian: {}\ntrain: {epoch: 2, batch_size: 0}\ndata: {held_out: 1.5}\ndecoder: {scratch: {n_layers: 2}}")
+    with pytest.raises(RequestError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert "trian: unknown key, did you mean 'train'?" in message
+    assert "train.epoch: unknown key, did you mean 'train.epochs'?" in message
+    assert "train.batch_size: " in message and "got 0" in message
+    assert "data.held_out: " in message
+    assert "decoder.scratch.n_layers: unknown key, did you mean 'decoder.scratch.n_layer'?" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [1, 2", "line 1: not valid YAML"),
+        ("just text", "expected sections"),
+        ("adapter: {kind: zero_pad, tokens: 4}", "exactly 1 prefix position, not 4"),
+        ("decoder: {model: gpt2, scratch: {}}", "either 'model' or 'scratch'"),
+        ("decoder: {scratch: {n_embd: 10, n_head: 4}}", "n_embd 10 is not a multiple of n_head 4"),
+        ("data: {min_chars: 9, max_chars: 3}", "min_chars 9 is more than max_chars 3"),
+        ("adapter: {kind: conv}", "adapter.kind"),
+        ("train: {epochs: .inf}", "train.epochs"),
+        ("seed: 2024-13-45", "not valid YAML"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError) as caught:
+        load_config(path)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_bad_set_items():
+    with pytest.raises(RequestError, match="expected section.key=value"):
+        load_config(None, ["train.epochs"])
+    with pytest.raises(RequestError, match="'train' is set to 5, which is no section"):
+        load_config(None, ["train=5", "train.epochs=3"])
+    with pytest.raises(RequestError, match="no such config file"):
+        load_config(Path("absent.yaml"))
+
+
+def test_scratch_has_learning_rates_of_its_own():
+    train = load_config().train
+    assert train.learning_rates(scratch=False) == (5e-5, 5e-4)
+    assert train.learning_rates(scratch=True) == (5e-4, 2e-4)
+    assert load_config(None, ["train.learning_rate=3e-4"]).train.learning_rates(scratch=True) == (3e-4, 2e-4)

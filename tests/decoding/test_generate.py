@@ -1,0 +1,181 @@
+"""Generation against transformers' own, against all texts there are, and against itself."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIM, WRONG, hypotheses, inverter, token_batch
+
+from v2t_cli.core.config import DecodeConfig
+from v2t_cli.decoding.generate import Reader, _draw, _likeliest, _search, generate
+from v2t_cli.decoding.search import resolve_search
+from v2t_cli.models.adapters import Linear
+from v2t_cli.models.inverter import Inverter
+
+
+def settings(**keys):
+    return resolve_search(DecodeConfig(**{"quality": "fast", "max_new_tokens": 12, **keys}))
+
+
+def test_greedy_is_that_of_transformers(corrector):
+    """Token by token, also behind hypotheses, which are padded."""
+    model, tokenizer = corrector
+    vectors, _, _ = token_batch(tokenizer)
+    for read in (None, hypotheses(tokenizer, WRONG)):
+        prefix, mask = model.prefix(vectors, read)
+        expected = model.lm.generate(inputs_embeds=prefix, attention_mask=mask, max_new_tokens=12, do_sample=False).tolist()
+        for (written,), row in zip(generate(model, tokenizer, vectors, settings(), read), expected):
+            assert written.ids == row[: len(written.ids)]
+            assert len(written.ids) == 12 or written.ids[-1] == tokenizer.eos_token_id
+
+
+def test_the_likeliest_beam_is_that_of_transformers(decoder):
+    """Where no text ends before the limit the two searches are the same."""
+    model, tokenizer = inverter(decoder)
+    vectors, _, _ = token_batch(tokenizer)
+    prefix, mask = model.prefix(vectors)
+    arguments = {"max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.0, "do_sample": False}
+    expected = model.lm.generate(inputs_embeds=prefix, attention_mask=mask, **arguments).view(len(vectors), 4, -1).tolist()
+    found = generate(model, tokenizer, vectors, settings(strategy="beam", beams=4, max_new_tokens=8))
+    ended = [any(tokenizer.eos_token_id in ids for ids in beam) for beam in expected]
+    assert not all(ended)
+    for written, beam in (pair for pair, early in zip(zip(found, expected), ended) if not early):
+        assert [it.ids for it in written] == beam
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+def test_without_a_cache_it_writes_the_same(corrector, monkeypatch, corrects):
+    model, tokenizer = corrector
+    vectors, _, _ = token_batch(tokenizer)
+    read = hypotheses(tokenizer, WRONG) if corrects else None
+    search = settings(strategy="beam", beams=5)
+    with_cache = generate(model, tokenizer, vectors, search, read)
+    monkeypatch.setattr(Inverter, "new_cache", lambda self: None)
+    without = generate(model, tokenizer, vectors, search, read)
+    assert [[it.ids for it in beam] for beam in with_cache] == [[it.ids for it in beam] for beam in without]
+
+
+def test_log_probabilities_are_those_of_the_teacher_forced_pass(corrector):
+    model, tokenizer = corrector
+    vectors, _, _ = token_batch(tokenizer)
+    read = hypotheses(tokenizer, WRONG)
+    for keys in ({}, {"strategy": "beam", "beams": 5}, {"strategy": "sample", "beams": 5, "temperature": 2.0}):
+        for i, written in enumerate(generate(model, tokenizer, vectors, settings(**keys), read)):
+            own = type(read)(*(part[i : i + 1] for part in read))
+            for _, ids, logprob in written:
+                loss = model(vectors[i : i + 1], torch.tensor([ids]), torch.tensor([len(ids)]), own)
+                assert logprob == pytest.approx(-loss.item(), abs=1e-3)
+
+
+def test_a_row_is_what_it_is_alone(decoder):
+    model, tokenizer = inverter(decoder)
+    vectors, _, _ = token_batch(tokenizer)
+    together = generate(model, tokenizer, vectors, settings(strategy="beam", beams=3))
+    for i, beam in enumerate(together):
+        alone = generate(model, tokenizer, vectors[i : i + 1], settings(strategy="beam", beams=3))[0]
+        assert [it.ids for it in beam] == [it.ids for it in alone]
+
+
+class Table:
+    """Stands for a reader: the next token's logits hang on the last token alone, given by a table."""
+
+    def __init__(self, table: torch.Tensor, rows: int):
+        self.table, self.last, self.unread, self.sizes = table, torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 1, 1), []
+
+    def logits(self):
+        self.sizes.append(len(self.last))
+        return self.table[self.last]
+
+    def go_on(self, rows, tokens):
+        assert (rows < len(self.last)).all()
+        self.last = tokens
+
+
+def test_a_wide_beam_finds_all_there_is():
+    """A beam as wide as there are texts gives every text, with its probability."""
+    torch.manual_seed(0)
+    end, limit, vocabulary = 0, 3, 4
+    table = torch.randn(vocabulary, vocabulary)
+    (beam,) = _search(Table(table, 1), 1, 64, _likeliest(64), end, limit)
+    logprobs = table.log_softmax(dim=1)
+    expected = {}
+    for length in range(1, limit + 1):
+        for ids in itertools.product(range(vocabulary), repeat=length):
+            if end in ids[:-1] or (length < limit and ids[-1] != end):
+                continue
+            expected[ids] = sum(logprobs[a, b].item() for a, b in zip((0, *ids), ids))
+    assert {tuple(ids) for ids, _ in beam} == set(expected)
+    assert [value for _, value in beam] == sorted((value for _, value in beam), reverse=True)
+    for ids, value in beam:
+        assert value == pytest.approx(expected[tuple(ids)], abs=1e-5)
+
+
+def test_what_has_ended_leaves():
+    """A text that has ended is computed no more, and a beam is as much narrower."""
+    table = torch.full((4, 4), -30.0)
+    table[0, 1], table[0, 2] = 0.0, -1.0  # from the start to 1 or 2
+    table[1, 0] = table[2, 3] = table[3, 0] = 0.0  # 1 ends, 2 goes on to 3, which ends
+    reader = Table(table, 2)
+    beams = _search(reader, 2, 2, _likeliest(2), 0, 10)
+    assert [[ids for ids, _ in beam] for beam in beams] == [[[1, 0], [2, 3, 0]]] * 2
+    assert reader.sizes == [2, 4, 2]
+
+
+def test_draws_follow_the_distribution():
+    torch.manual_seed(0)
+    table = torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(4, 4)
+    drawn = _search(Table(table, 4000), 4000, 1, _draw(settings(strategy="sample", top_p=1.0, temperature=2.0)), 0, 1)
+    share = np.bincount([beam[0][0][0] for beam in drawn], minlength=4) / 4000
+    np.testing.assert_allclose(share, (table[0] / 2).softmax(dim=0), atol=0.03)
+    few = _search(Table(table, 200), 200, 1, _draw(settings(strategy="sample", top_p=1.0, top_k=2)), 0, 1)
+    assert {beam[0][0][0] for beam in few} == {2, 3}
+    few = _search(Table(table, 200), 200, 1, _draw(settings(strategy="sample", top_p=0.6)), 0, 1)
+    assert {beam[0][0][0] for beam in few} == {3}
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_fixed_shapes_write_the_same(corrector, beams, monkeypatch):
+    """Ended rows keep their places, a last, smaller batch runs in the cache of those before, and one graph serves all steps of all."""
+    model, tokenizer = corrector
+    graphs = []
+
+    def as_it_is(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model.next_logits, backend=as_it_is, dynamic=False, fullgraph=True)
+    monkeypatch.setitem(model.__dict__, "compiled_next_logits", compiled)
+    torch.manual_seed(5)
+    batches = [torch.randn(6, DIM), torch.randn(6, DIM), torch.randn(2, DIM)]
+    search = settings(strategy="greedy" if beams == 1 else "beam", beams=beams)
+    caches = set()
+    for vectors in batches:
+        expected = generate(model, tokenizer, vectors, search)
+        found = generate(model, tokenizer, vectors, replace(search, compile=True))
+        caches.add(model._static_cache)
+        for beam, same in zip(found, expected):
+            assert [it.ids for it in beam] == [it.ids for it in same]
+            np.testing.assert_allclose([it.logprob for it in beam], [it.logprob for it in same], atol=1e-4)
+    assert len(caches) == 1 and None not in caches and len(graphs) == 1
+    generate(model, tokenizer, batches[0][:1], replace(search, compile=True), hypotheses(tokenizer, WRONG[:1]))
+    assert model._static_cache in caches, "texts behind hypotheses, of another length each time, leave it alone"
+
+
+def test_a_decoder_without_such_a_cache_is_read_whole():
+    """Mamba keeps a state, no keys and values."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    lm = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4))
+    model = Inverter(lm, Linear(DIM, 16, 1)).eval()
+    assert model.new_cache() is None
+    prefix, mask = model.prefix(torch.randn(3, DIM))
+    with torch.inference_mode():
+        found = _search(Reader(model, prefix, mask), 3, 1, _likeliest(1), 49, 6)
+        for row, ((ids, _),) in enumerate(found):
+            embeds = prefix[row : row + 1]
+            for token in ids:
+                assert lm(inputs_embeds=embeds).logits[0, -1].argmax() == token
+                embeds = torch.cat([embeds, lm.get_input_embeddings()(torch.tensor([[token]]))], dim=1)

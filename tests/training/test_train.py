@@ -1,0 +1,362 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIM, SENTENCES, assert_same_weights, build_labse, stopping, tiny_config, weights
+from safetensors.torch import load_file
+
+from v2t_cli.core.config import EncoderConfig
+from v2t_cli.core.errors import RequestError
+from v2t_cli.models.checkpoint import load_checkpoint
+from v2t_cli.models.encoder import open_encoder
+from v2t_cli.models.metadata import read_info
+from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training.train import train
+from v2t_cli.training.trainer import Schedule
+
+
+def test_resumed_is_uninterrupted(tmp_path, texts_file, labse):
+    dropout = "train.dropout=0.1"  # so that the random state matters too
+    whole = tiny_config(texts_file, labse, tmp_path / "whole", dropout)
+    parts = tiny_config(texts_file, labse, tmp_path / "parts", dropout)
+    train(whole)
+    for step in (5, 4):  # in the middle of an epoch, and again
+        result = train(parts, resume_run=step == 4, hooks=stopping(step))
+        assert not result.finished and not read_info(tmp_path / "parts").training.finished
+        load_checkpoint(tmp_path / "parts", torch.device("cpu"))  # complete at every stop
+    assert read_info(tmp_path / "parts").training.steps == 9
+    assert train(parts, resume_run=True).finished
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts", rtol=0, atol=1e-6)
+    assert read_info(tmp_path / "whole").held_out.loss == pytest.approx(read_info(tmp_path / "parts").held_out.loss, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, texts_file, labse):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", f"seed={seed}"))
+    assert_same_weights(tmp_path / "a", tmp_path / "b", rtol=0, atol=1e-6)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "a", tmp_path / "c", rtol=0, atol=1e-6)
+
+
+def test_accumulated_small_batches_are_one_large_batch(tmp_path, texts_file, labse):
+    """Token for token, although the small batches hold different numbers of tokens."""
+    from v2t_cli.training import batches as plan
+
+    sizes = {"large": ("train.batch_size=16",), "small": ("train.batch_size=4", "train.gradient_accumulation=4")}
+    bucketed = plan.bucketed
+    with pytest.MonkeyPatch.context() as patch:
+
+        def same_order(lengths, batch_size, rng):
+            rows = np.concatenate(bucketed(lengths, 16, rng))
+            return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+        patch.setattr(plan, "bucketed", same_order)
+        for name, sets in sizes.items():
+            train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", *sets))
+    assert_same_weights(tmp_path / "large", tmp_path / "small", rtol=0, atol=1e-4)
+
+
+def test_two_processes_are_one(tmp_path, texts_file, labse):
+    """Also where one goes on with what two have begun."""
+
+    def launch(processes, output, *options, **changed):
+        arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        arguments += ["-m", "v2t_cli", "train", "--output", str(output), "--device", "cpu", *options]
+        settings = {
+            "encoder.model": labse,
+            "data.texts": texts_file,
+            "train.batch_size": 48,
+            "train.gradient_accumulation": 2 // processes,
+            "train.epochs": changed.get("epochs", 2),
+            "data.held_out": 0.04,
+        }
+        settings["decoder.scratch"] = "{n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}"
+        for key, value in settings.items():
+            arguments += ["--set", f"{key}={value}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout == f"{output}\n", "the path is printed once"
+
+    launch(2, tmp_path / "two")
+    launch(1, tmp_path / "one")
+    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=0, atol=1e-4)
+    loss = {name: read_info(tmp_path / name).held_out.loss for name in ("one", "two")}
+    assert loss["two"] == pytest.approx(loss["one"], abs=1e-3)
+
+    for processes, output in ((2, tmp_path / "begun by two"), (1, tmp_path / "begun by one")):
+        launch(processes, output, epochs=1)
+        launch(1, output, "--resume")
+    assert_same_weights(tmp_path / "begun by one", tmp_path / "begun by two", rtol=0, atol=1e-4)
+
+
+def test_texts_are_embedded_once(tmp_path, texts_file, labse, caplog, monkeypatch):
+    cache = f"data.cache={tmp_path / 'cache'}"
+    train(tiny_config(texts_file, labse, tmp_path / "a", cache, "train.epochs=1"))
+    assert "100 texts embedded" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("v2t_cli.training.dataset.embed", lambda *a: pytest.fail("embedded again"))
+    train(tiny_config(texts_file, labse, tmp_path / "b", cache, "train.epochs=1", "adapter.kind=mlp", "data.held_out=0.2"))
+    assert "vectors taken from" in caplog.text
+
+
+def test_other_texts_or_another_encoder_are_embedded_anew(tmp_path, texts_file, labse, caplog):
+    cache = f"data.cache={tmp_path / 'cache'}"
+    train(tiny_config(texts_file, labse, tmp_path / "a", cache, "train.epochs=1"))
+    train(tiny_config(texts_file, labse, tmp_path / "b", cache, "train.epochs=1", "encoder.prompt=текст"))
+    train(tiny_config(texts_file, labse, tmp_path / "c", cache, "train.epochs=1", "data.max_chars=20"))
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
+
+
+def test_vectors_from_elsewhere_follow_the_filters(tmp_path, labse, caplog):
+    """Dropped lines are dropped with their vectors: the model learns as well as from vectors it embedded itself."""
+    lines = ["", *SENTENCES[:50], "x" * 100, SENTENCES[0], *SENTENCES[50:]]
+    (tmp_path / "t.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    vectors = open_encoder(EncoderConfig(model=str(labse)), "cpu").encode(lines)
+    np.save(tmp_path / "v.npy", vectors)
+    config = tiny_config(tmp_path / "t.txt", "null", tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}", "train.epochs=40")
+    result = train(config)
+    assert "100 of 103 texts kept (dropped: 1 seen before, 1 shorter than data.min_chars 2, 1 longer than data.max_chars 59)" in caplog.text
+    info = read_info(tmp_path / "out")
+    assert info.encoder is None and info.dim == DIM
+    embedded = tiny_config(tmp_path / "t.txt", labse, tmp_path / "own", "train.epochs=40")
+    assert result.scores.loss == pytest.approx(train(embedded).scores.loss, abs=0.05)
+
+
+def test_counts_that_do_not_match_are_both_named(tmp_path, texts_file):
+    np.save(tmp_path / "v.npy", np.zeros((99, 4), np.float32))
+    config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}")
+    with pytest.raises(RequestError, match="99 vectors for 100 lines"):
+        train(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
+    steps, evaluations = [], []
+    hooks = Hooks(step=steps.append, evaluation=evaluations.append)
+    sets = ["train.epochs=10", "train.eval_steps=20", "train.save_steps=25", "train.samples=3"]
+    train(tiny_config(texts_file, labse, tmp_path / "out", *sets), hooks=hooks)
+    assert [report.step for report in steps] == [20, 40, 60]
+    assert steps[0].loss > steps[-1].loss and steps[-1].fraction == 1
+    assert [report.step for report in evaluations] == [20, 40, 60]
+    assert len(evaluations[0].samples) == 3
+    assert evaluations[-1].scores.loss == pytest.approx(read_info(tmp_path / "out").held_out.loss)
+    states = [path.name for path in (tmp_path / "out" / ".resume").iterdir()]
+    assert states == ["run1-step-000000060"], "one state, the newest"
+
+
+def test_the_clock_ends_a_run(tmp_path, texts_file, labse, monkeypatch):
+    fractions = []
+    monkeypatch.setattr("v2t_cli.training.trainer.LOG_STEPS", 1)
+    hooks = Hooks(step=lambda report: fractions.append(report.fraction))
+    result = train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=100000", "train.max_minutes=0.03"), hooks=hooks)
+    minutes = read_info(tmp_path / "out").training.minutes
+    assert result.finished and 0.02 < minutes < 0.2
+    assert fractions == sorted(fractions) and fractions[-1] > 0.5
+
+
+def test_learning_rate_rises_then_falls(tmp_path, texts_file, labse, monkeypatch):
+    from v2t_cli.training.trainer import Run
+
+    rates = []
+    real = Run._step
+
+    def spy(self, fraction):
+        out = real(self, fraction)
+        rates.append([group["lr"] for group in self.optimizer.param_groups])
+        return out
+
+    monkeypatch.setattr(Run, "_step", spy)
+    sets = ["train.epochs=5", "train.warmup=0.2", "train.learning_rate=0.01", "train.adapter_learning_rate=0.1"]
+    train(tiny_config(texts_file, labse, tmp_path / "out", *sets))
+    decoder = [rate[0] for rate in rates]
+    peak = decoder.index(max(decoder))
+    assert 0 < decoder[0] < decoder[peak] == pytest.approx(0.01, rel=0.05)
+    assert decoder[: peak + 1] == sorted(decoder[: peak + 1]) and decoder[peak:] == sorted(decoder[peak:], reverse=True)
+    assert decoder[-1] < 0.001
+    assert all(rate[1] == pytest.approx(10 * rate[0]) for rate in rates)
+
+
+@pytest.mark.parametrize("kind", ["zero_pad", "linear", "mlp"])
+def test_pretrained_decoders_and_every_adapter(tmp_path, texts_file, labse, decoder, kind):
+    from v2t_cli.core.config import load_config
+
+    sets = [f"encoder.model={labse}", f"decoder.model={decoder}", f"adapter.kind={kind}", f"data.texts={texts_file}"]
+    sets += [f"output={tmp_path / 'out'}", "device=cpu", "train.epochs=2", "train.batch_size=16", "train.gradient_checkpointing=true"]
+    result = train(load_config(None, sets))
+    assert math.isfinite(result.scores.loss)
+    loaded = load_checkpoint(tmp_path / "out", torch.device("cpu"))
+    assert loaded.info.decoder.model == str(decoder)
+    assert loaded.inverter.adapter.kind == kind
+    assert loaded.inverter.adapter.mean.abs().sum() > 0
+
+
+def test_texts_that_do_not_fit_the_decoder_are_dropped(tmp_path, texts_file, labse, caplog):
+    train(tiny_config(texts_file, labse, tmp_path / "out", "decoder.scratch.n_positions=8", "train.epochs=1"))
+    assert "training texts dropped: more than the 7 tokens" in caplog.text
+    assert read_info(tmp_path / "out").lengths.max_tokens <= 7
+
+
+def test_nothing_held_out(tmp_path, texts_file, labse):
+    result = train(tiny_config(texts_file, labse, tmp_path / "out", "data.held_out=0", "train.epochs=1"))
+    assert result.scores is None and read_info(tmp_path / "out").held_out is None
+
+
+def test_a_loss_that_explodes_is_an_error(tmp_path, texts_file, labse, monkeypatch):
+    from v2t_cli.core.errors import V2TError
+    from v2t_cli.models.inverter import Inverter
+
+    monkeypatch.setattr(Inverter, "forward", lambda self, v, i, n, h: self.adapter.map.weight.sum() * float("nan") + torch.zeros(len(v)))
+    with pytest.raises(V2TError, match="loss became nan before step 6"):  # also where the run ends before a report
+        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"))
+    assert not (tmp_path / "out").exists()
+
+
+class TestOutputFolder:
+    def begin(self, tmp_path, texts_file, labse, *sets):
+        config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1", *sets)
+        train(config, hooks=stopping(3))
+        return config
+
+    def test_a_foreign_folder_is_never_touched(self, tmp_path, texts_file, labse):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.docx").write_text("years of work")
+        for overwrite in (False, True):
+            with pytest.raises(RequestError, match="something other than a v2t checkpoint"):
+                train(tiny_config(texts_file, labse, tmp_path / "out"), overwrite=overwrite)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.docx"]
+
+    def test_a_run_there_needs_a_word(self, tmp_path, texts_file, labse):
+        config = self.begin(tmp_path, texts_file, labse)
+        with pytest.raises(RequestError, match="--resume goes on with it, --overwrite replaces it"):
+            train(config)
+        assert train(config, overwrite=True).finished
+        assert read_info(tmp_path / "out").training.steps == 6
+
+    def test_a_finished_run_resumed_is_left_alone(self, tmp_path, texts_file, labse, caplog):
+        config = self.begin(tmp_path, texts_file, labse)
+        train(config, resume_run=True)
+        before = weights(tmp_path / "out")
+        assert train(config, resume_run=True).finished and "finished already" in caplog.text
+        assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "out").items())
+        longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2})})
+        train(longer, resume_run=True)
+        assert read_info(tmp_path / "out").training.steps == 12
+
+    def test_nothing_to_resume(self, tmp_path, texts_file, labse):
+        with pytest.raises(RequestError, match="nothing to resume"):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "thesis.docx").write_text("years of work")
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True)
+        with pytest.raises(RequestError, match="exclude each other"):
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True, overwrite=True)
+
+    def test_another_run_is_not_resumed(self, tmp_path, texts_file, labse, monkeypatch):
+        self.begin(tmp_path, texts_file, labse)
+        other = tiny_config(texts_file, labse, tmp_path / "out", "seed=5", "adapter.kind=mlp")
+        with pytest.raises(RequestError, match="changed: seed .0 then, 5 now., adapter"):
+            train(other, resume_run=True)
+        monkeypatch.setattr("v2t_cli.training.dataset.embed", None)  # refused before anything is embedded
+        with pytest.raises(RequestError, match=r"changed: data.max_chars \(59 then, 20 now\), texts"):
+            train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume_run=True)
+
+    def test_other_vectors_or_another_encoder_are_not_resumed(self, tmp_path, texts_file, labse):
+        from conftest import build_labse
+
+        np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(100, DIM)))
+        config = self.begin(tmp_path, texts_file, "null", f"data.vectors={tmp_path / 'v.npy'}")
+        np.save(tmp_path / "v.npy", np.random.default_rng(1).normal(size=(100, DIM)))
+        with pytest.raises(RequestError, match="changed: vectors"):
+            train(config, resume_run=True)
+        with pytest.raises(RequestError, match="the run there had vectors from elsewhere"):
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True)
+        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"), overwrite=True)
+        other = build_labse(tmp_path, DIM, 2, 2, seed=3)
+        with pytest.raises(RequestError, match="is not the one of the run in"):
+            train(tiny_config(texts_file, other, tmp_path / "out"), resume_run=True)
+
+    def test_a_run_that_saved_nothing_starts_again(self, tmp_path, texts_file, labse, caplog):
+        config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1")
+        assert train(config, resume_run=True).finished and "nothing was saved there yet" in caplog.text
+        assert read_info(tmp_path / "out").training.steps == 6
+
+    def test_what_changes_the_result_is_refused_and_what_does_not_is_taken(self, tmp_path, texts_file, labse):
+        config = self.begin(tmp_path, texts_file, labse, "train.learning_rate=1e-3")
+
+        def changed(**settings):
+            return config.model_copy(update={"train": config.train.model_copy(update=settings)})
+
+        with pytest.raises(RequestError, match=r"changed: learning rates \(\[0.001, .*\] then, \[0.002, .*\] now\), weight_decay"):
+            train(changed(learning_rate=2e-3, weight_decay=0.5), resume_run=True)
+        assert train(changed(eval_steps=1, save_steps=2, samples=0), resume_run=True).finished
+
+    def test_more_epochs_go_on_from_where_the_rate_is(self, tmp_path, texts_file, labse, monkeypatch, caplog):
+        from v2t_cli.training.trainer import Run
+
+        config = self.begin(tmp_path, texts_file, labse, "train.warmup=0")
+        rates, real = [], Run._step
+
+        def spy(run, fraction):
+            out = real(run, fraction)
+            rates.append(run.optimizer.param_groups[0]["lr"] / 5e-4)
+            return out
+
+        monkeypatch.setattr(Run, "_step", spy)
+        longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 3})})
+        train(longer, resume_run=True)
+        assert "ends after 18 steps now, not 6 steps: the learning rate goes on from 52% of its peak" in caplog.text
+        assert len(rates) == 15 and rates[0] == pytest.approx(0.525), "half of the cosine was done"
+        assert rates == sorted(rates, reverse=True) and 0.05 < rates[-1] < 0.1
+        rates.clear()
+        train(longer, hooks=stopping(3), overwrite=True)
+        train(longer, resume_run=True)
+        assert rates == [pytest.approx(Schedule(18, None, 0.0).share(step / 18)) for step in range(18)], "unchanged, it is one curve"
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path, texts_file, labse):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RequestError, match="cannot be made, .*file is a file"):
+            train(tiny_config(texts_file, labse, tmp_path / "file" / "out"))
+
+    def test_leftovers_of_a_killed_save(self, tmp_path, texts_file, labse):
+        (tmp_path / "out" / ".new-abc").mkdir(parents=True)
+        train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"))
+        assert not list((tmp_path / "out").glob(".new-*"))
+
+    def test_a_damaged_state(self, tmp_path, texts_file, labse):
+        config = self.begin(tmp_path, texts_file, labse)
+        (state,) = (tmp_path / "out" / ".resume").iterdir()
+        (state / "optimizer.bin").write_bytes(b"junk")
+        with pytest.raises(RequestError, match="damaged"):
+            train(config, resume_run=True)
+        (state / "progress.json").write_text(json.dumps({"step": 1})[:-2])
+        with pytest.raises(RequestError, match="damaged"):
+            train(config, resume_run=True)
+
+    def test_a_file_in_the_way(self, tmp_path, texts_file, labse):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(RequestError, match="cannot be made, .*out is a file"):
+            train(tiny_config(texts_file, labse, tmp_path / "out"))
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpoint, caplog):
+    """A decoder that is one of our checkpoints brings its adapter: it starts where it was, not from noise."""
+    config = tiny_config(texts_file, labse, tmp_path / "out", f"decoder.model={checkpoint}", "train.epochs=0.1", "train.learning_rate=1e-9")
+    result = train(config)
+    assert "going on with the adapter" in caplog.text and "may have been trained on" not in caplog.text, "texts and seed are the same"
+    assert result.scores.loss == pytest.approx(read_info(checkpoint).held_out.loss, rel=0.3)
+    with pytest.raises(RequestError, match="vectors of 16 numbers, the encoder makes 8"):
+        train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
+
+
+def test_weights_can_be_stored_in_half_the_size(tmp_path, texts_file, labse):
+    train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=0.1", "train.save_precision=float16"))
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert "lm_head.weight" not in stored, "the tied head is stored once"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
+    assert load_checkpoint(tmp_path / "out", torch.device("cpu")).inverter.lm.dtype == torch.float32

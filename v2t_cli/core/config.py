@@ -1,0 +1,302 @@
+"""One YAML file, one loader, every key with a default.
+
+Precedence: what was typed on the command line, then the file, then the defaults below. Unknown keys are refused,
+and all problems are reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from v2t_cli.core.errors import RequestError
+from v2t_cli.core.one_line import one_line
+from v2t_cli.core.types import Quality, Strategy
+
+DEFAULT_FILE = Path("v2t.yaml")
+
+
+class Section(BaseModel):
+    # Frozen: a setting that changes after loading would no longer be what the file and the card say.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def strings_can_be_names(cls, value: Any) -> Any:
+        if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+            raise ValueError("holds a NUL character or half of a surrogate pair")
+        return value
+
+
+class EncoderConfig(Section):
+    model: str | None = "sentence-transformers/LaBSE"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    prompt: str | None = None
+    normalize: bool = False
+    batch_size: int = Field(256, ge=1)
+
+
+class ScratchConfig(Section):
+    n_layer: int = Field(3, ge=1)
+    n_embd: int = Field(512, ge=1)
+    n_head: int = Field(8, ge=1)
+    n_positions: int = Field(128, ge=2)
+    vocab_size: int = Field(8192, ge=260)  # 256 bytes and the special tokens
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> ScratchConfig:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        return self
+
+
+class DecoderConfig(Section):
+    model: str = "ai-forever/rugpt3large_based_on_gpt2"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    scratch: ScratchConfig | None = None
+
+    @model_validator(mode="after")
+    def one_source(self) -> DecoderConfig:
+        if self.scratch is not None and "model" in self.model_fields_set:
+            raise ValueError("set either 'model' or 'scratch', not both")
+        return self
+
+
+class AdapterConfig(Section):
+    kind: Literal["zero_pad", "linear", "mlp"] = "linear"
+    tokens: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def zero_pad_is_one_position(self) -> AdapterConfig:
+        if self.kind == "zero_pad" and self.tokens != 1:
+            raise ValueError(f"zero_pad gives exactly 1 prefix position, not {self.tokens}; linear and mlp give several")
+        return self
+
+
+class DataConfig(Section):
+    texts: str = "texts.txt"
+    vectors: str | None = None
+    source: str | None = None
+    min_chars: int = Field(2, ge=0)
+    max_chars: int = Field(59, ge=1)
+    held_out: float = Field(0.05, ge=0, lt=1)
+    cache: str | None = None
+
+    @model_validator(mode="after")
+    def some_length_is_allowed(self) -> DataConfig:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} is more than max_chars {self.max_chars}")
+        return self
+
+
+class CorrectionConfig(Section):
+    texts: float = Field(0.1, gt=0, lt=1)
+    hypotheses: int = Field(2, ge=1)
+    epochs: float = Field(2, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+    adapter_learning_rate: float | None = Field(None, gt=0)
+
+
+class TrainConfig(Section):
+    epochs: float = Field(2, ge=0)
+    max_minutes: float | None = Field(None, gt=0)
+    batch_size: int = Field(64, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    adapter_learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    dropout: float | None = Field(None, ge=0, lt=1)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    eval_steps: int = Field(5000, ge=1)
+    save_steps: int = Field(5000, ge=1)
+    save_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    samples: int = Field(5, ge=0)
+    trackers: list[Literal["tensorboard", "wandb"]] = []
+    correction: CorrectionConfig | None = None
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def unquoted_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of a bare no
+
+    def learning_rates(self, scratch: bool) -> tuple[float, float]:
+        """Peak rates of the decoder and of the adapter: weights that start from nothing bear, and need, more."""
+        decoder, adapter = (5e-4, 2e-4) if scratch else (5e-5, 5e-4)
+        return self.learning_rate or decoder, self.adapter_learning_rate or adapter
+
+
+class DecodeConfig(Section):
+    quality: Quality = "balanced"
+    strategy: Strategy | None = None
+    beams: int | None = Field(None, ge=1)
+    rerank: bool | None = None
+    logprob_weight: float = Field(0.003, ge=0)
+    rounds: int | None = Field(None, ge=0)
+    width: int | None = Field(None, ge=1)
+    rewrites: int = Field(8, ge=0)
+    edits: int | None = Field(None, ge=0)
+    encoder_calls: int = Field(4000, ge=0)
+    until_cosine: float = Field(0.9999, gt=0, le=1)
+    candidates: int = Field(1, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(0.85, gt=0, le=1)
+    top_k: int = Field(50, ge=0)
+    max_new_tokens: int = Field(64, ge=1)
+    batch_size: Literal["auto"] | int = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def batch_holds_something(cls, value: Any) -> Any:
+        if value != "auto" and not (type(value) is int and value >= 1):
+            raise ValueError("expected 'auto' or a whole number of at least 1")
+        return value
+
+
+class EvalConfig(Section):
+    samples: int = Field(20, ge=0)
+
+
+class Config(Section):
+    seed: int = Field(0, ge=0, lt=2**32)
+    device: str = "auto"
+    output: str = "checkpoint"
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def load_config(path: Path | None = None, sets: list[str] | None = None, typed: dict[str, Any] | None = None) -> Config:
+    """Read and check the configuration.
+
+    path: a YAML file; None means ./v2t.yaml where there is one, else the defaults.
+    sets: `section.key=value` items, the value in YAML.
+    typed: options of the command line by dotted key; None stands for an option that was not typed.
+
+    Raises RequestError with every problem found, each with its dotted key.
+    """
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE
+    tree = {} if path is None else _read_yaml(path)
+    for item in sets or []:
+        key, found, value = item.partition("=")
+        if not found or not key:
+            raise RequestError(f"--set {item}: expected section.key=value, for example --set train.epochs=3")
+        _put(tree, key.strip(), value if value == "-" else _parse(value, f"--set {item}"))  # a dash is stdin, no list
+    for key, value in (typed or {}).items():
+        if value is not None:
+            _put(tree, key, value)
+    return check_config(tree, "the command line" if path is None else str(path))
+
+
+def check_config(tree: dict[str, Any], where: str) -> Config:
+    """The configuration of nested settings. Raises RequestError with every problem found, each with its dotted key."""
+    try:
+        # A section header with nothing below it is YAML for null: it means the defaults.
+        return Config.model_validate({key: {} if value is None and key in _SECTIONS else value for key, value in tree.items()})
+    except ValidationError as error:
+        raise RequestError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+_SECTIONS = {name for name, field in Config.model_fields.items() if isinstance(field.default, Section)}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read as a config file: {one_line(error)}") from None
+    tree = _parse(text, str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RequestError(f"{path}: expected sections such as 'train:', found {type(tree).__name__}")
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what settings have no use for: aliases, which let a few hundred bytes stand for gigabytes, and keys given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = f"aliases such as *{event.anchor} are not read; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' is set twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return _Loader(text).get_single_data()
+    except Exception as error:  # PyYAML fails in many ways on what looks like a date, a number or a tag, and by recursion
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise RequestError(f"{where}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(error)}") from None
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    if isinstance(decoder := tree.get("decoder"), dict):
+        # They exclude each other, and what was typed last wins over the file.
+        if dotted.startswith("decoder.scratch") and value is not None:
+            decoder.pop("model", None)
+        elif dotted == "decoder.model":
+            decoder.pop("scratch", None)
+    for section in sections:
+        if tree.get(section) is None:
+            tree[section] = {}
+        elif not isinstance(tree[section], dict):
+            raise RequestError(f"{dotted}: '{section}' is set to {_shown(tree[section])}, which is no section")
+        tree = tree[section]
+    tree[key] = value
+
+
+def _explain(problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _keys_at(path[:-1]), n=1)
+        return f"{key}: unknown key" + (f", did you mean '{'.'.join([*path[:-1], near[0]])}'?" if near else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    return f"{key}: {message}" + ("" if isinstance(given, (dict, Section)) else f", got {_shown(given)}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number too long to show"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: Any = Config()
+    for name in path:
+        model = getattr(model, name, None) or {"scratch": ScratchConfig(), "correction": CorrectionConfig()}.get(name)
+    return list(type(model).model_fields) if isinstance(model, Section) else []

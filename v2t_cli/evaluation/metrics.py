@@ -1,0 +1,93 @@
+"""Scores of generated texts against their references, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+
+
+Interval = tuple[float, float]  # 95 %
+
+
+@dataclass
+class TextScores:
+    """Shares, F1 and cosine in 0 to 1, BLEU and chrF in 0 to 100; `intervals` by the same names."""
+
+    n: int
+    exact_match: float
+    bleu: float
+    chrf: float
+    token_f1: float
+    cosine: float | None
+    intervals: dict[str, Interval]
+    bleu_signature: str
+    chrf_signature: str
+
+
+def score_texts(generated: list[str], references: list[str], cosines: np.ndarray | None, resamples: int = RESAMPLES) -> TextScores:
+    """Compare texts with their references, one a row.
+
+    cosines: float (rows,), of their vectors, where known; resamples: 0 for no intervals.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    rows = {
+        "exact_match": np.array([ours == theirs for ours, theirs in zip(generated, references)], dtype=float),
+        "token_f1": np.array([token_f1(ours, theirs) for ours, theirs in zip(generated, references)]),
+    }
+    if cosines is not None:
+        rows["cosine"] = cosines
+    values: dict[str, Any] = {name: float(of_rows.mean()) for name, of_rows in rows.items()}
+    intervals = {name: ratio_interval(of_rows, np.ones(len(of_rows)), resamples) for name, of_rows in rows.items() if resamples}
+    signatures: dict[str, Any] = {}
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        values[name] = min(100.0, metric.corpus_score(generated, [references]).score)  # it may round to a little more
+        signatures[f"{name}_signature"] = str(metric.get_signature())
+        if resamples:
+            # Both are functions of counts summed over the corpus. sacrebleu's own bootstrap, which starts from the same
+            # counts, fails where a resample scores 0.
+            counts = np.array(metric._extract_corpus_statistics(generated, [references]), dtype=float)
+            intervals[name] = _bootstrap(counts, partial(_score_of_counts, metric), resamples)
+    return TextScores(n=len(references), cosine=values.pop("cosine", None), intervals=intervals, **values, **signatures)
+
+
+def _score_of_counts(metric: Any, sums: np.ndarray) -> float:
+    return float(metric._compute_score_from_stats(sums.tolist()).score)
+
+
+def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, resamples: int = RESAMPLES) -> Interval:
+    """95 % interval of sum(numerator) / sum(denominator) over rows."""
+    return _bootstrap(np.stack([numerator, denominator], axis=1), lambda sums: sums[0] / sums[1], resamples)
+
+
+def wilson_interval(hits: int, n: int) -> Interval:
+    """95 % interval of a share (Wilson 1927): unlike a bootstrap's it has a width where none or all of n are hits."""
+    z2 = 1.959964**2
+    middle, width = (hits + z2 / 2) / (n + z2), np.sqrt(z2 * (hits * (n - hits) / n + z2 / 4)) / (n + z2)
+    return float(max(0.0, middle - width)), float(min(1.0, middle + width))
+
+
+def _bootstrap(rows: np.ndarray, of_sums: Callable[[np.ndarray], float], resamples: int) -> Interval:
+    """95 % percentile bootstrap interval (Efron 1979) of a function of the sums over rows (n, k)."""
+    rng = np.random.default_rng(0)
+    share = np.full(len(rows), 1 / len(rows))
+    values = [of_sums(rng.multinomial(len(rows), share) @ rows) for _ in range(resamples)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def token_f1(generated: str, reference: str) -> float:
+    """F1 of the two bags of tokens, which are what white space separates: a word with its comma is another token."""
+    ours, theirs = generated.split(), reference.split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs))

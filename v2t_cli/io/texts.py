@@ -1,0 +1,91 @@
+"""Text files: one text a line, and what of them a model is trained on."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO
+
+from v2t_cli.core.errors import RequestError
+from v2t_cli.core.one_line import one_line
+
+MAX_LINE = 2**20  # bytes: longer ones are no sentences, and could fill the memory
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, without their ends. `.gz` is unpacked, `-` is stdin.
+
+    Lines end at "\\n" alone (a carriage return before it belongs to the line end): U+2028 and its like are text.
+    Blank lines are yielded too, so that line i stays row i.
+
+    Raises RequestError for a missing or damaged file, for bytes that are not UTF-8, NULs among them, and for lines of
+    more than MAX_LINE bytes, naming the line.
+    """
+    name = "stdin" if path == "-" else path
+    with _open(path) as stream:
+        number = 0
+        try:
+            while raw := stream.readline(MAX_LINE + 1):
+                number += 1
+                if len(raw) > MAX_LINE:
+                    raise RequestError(f"{name}, line {number}: more than {MAX_LINE:,} bytes; expected one sentence a line")
+                if b"\0" in raw:
+                    raise RequestError(f"{name}, line {number}: holds a NUL byte; expected UTF-8 text, one sentence a line")
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield line.removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file first") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise RequestError(f"{name}: damaged .gz file after line {number}: {one_line(error)}") from None
+
+
+def read_blocks(path: str, ranges: Iterable[range]) -> Iterator[list[str]]:
+    """Yield the lines of these numbers, ascending, counted from 0. Raises RequestError as `read_lines` does."""
+    lines, following = read_lines(path), 0
+    for rows in ranges:
+        yield list(islice(lines, rows.start - following, rows.stop - following))
+        following = rows.stop
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a file of texts is: its lines, and SHA-256 (hex) of them."""
+
+    lines: int
+    sha256: str
+
+
+def survey(path: str) -> Survey:
+    """Read a file to its end. Raises RequestError as `read_lines` does."""
+    digest, lines = hashlib.sha256(), 0
+    for text in read_lines(path):
+        digest.update(text.encode() + b"\n")
+        lines += 1
+    return Survey(lines, digest.hexdigest())
+
+
+def check_readable(path: str, way: str = "") -> None:
+    """Raise RequestError for a file that cannot be opened: before a model is loaded for its sake. way: out of its absence."""
+    with _open(path, way):
+        pass
+
+
+@contextmanager
+def _open(path: str, way: str = "") -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream: Any = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file of texts{way}") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
+    with stream:
+        yield stream

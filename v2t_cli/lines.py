@@ -1,9 +1,0 @@
-"""Text that must stay on one line and harmless on a terminal."""
-
-# Every character that some program takes for the end of a line, and the other controls, with which terminals are steered.
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ")
-
-
-def to_line(text: str) -> str:
-    """The text with newlines and control characters as spaces."""
-    return text.translate(_CONTROLS)

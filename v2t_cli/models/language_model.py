@@ -1,0 +1,205 @@
+"""Causal language models and their tokenizers: pretrained, or built from nothing."""
+
+from __future__ import annotations
+
+import inspect
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v2t_cli.core.config import DecoderConfig, ScratchConfig
+from v2t_cli.core.console import log
+from v2t_cli.core.device import to_device
+from v2t_cli.core.errors import RequestError
+from v2t_cli.models.hub import hub_arguments, not_loadable
+
+CORPUS_PIECE = 10_000
+
+
+# Looked for in a vocabulary whose tokenizer declares no end of text, before one is added.
+_END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]")
+
+
+def load_lm(config: DecoderConfig) -> tuple[Any, Any]:
+    """Open a pretrained decoder: (AutoModelForCausalLM in float32, tokenizer with an end and a pad token).
+
+    Raises RequestError where it cannot be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    arguments = hub_arguments(config.model, config.revision, "decoder") | {"trust_remote_code": config.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model, **arguments)
+        lm = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **arguments)
+    except Exception as error:
+        raise not_loadable(config.model, "decoder", arguments, error) from error
+    if "inputs_embeds" not in inspect.signature(lm.forward).parameters:
+        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} takes no inputs_embeds, so it cannot read a vector")
+    if not _is_causal(lm):
+        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} looks ahead, so it cannot learn to write; expected a causal LM")
+    complete_tokenizer(lm, tokenizer)
+    return lm, tokenizer
+
+
+def _is_causal(lm: Any) -> bool:
+    """Whether the logits of earlier tokens stay the same when the last token changes."""
+    import torch
+
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]])
+    with torch.inference_mode():
+        logits = lm.eval()(input_ids=ids).logits[:, :-1]
+    return bool((logits[0] - logits[1]).abs().max() <= 1e-4 * logits.std())
+
+
+def complete_tokenizer(lm: Any, tokenizer: Any) -> None:
+    """Give the tokenizer an end and a pad token where it lacks them, and tell the model's generation settings.
+
+    An end token that stands in the vocabulary is reused; else one is added and the embeddings grow by a row. Padding
+    is never looked at, so the end token serves for it.
+    """
+    if tokenizer.eos_token is None:
+        known = tokenizer.get_vocab()
+        end = next((token for token in _END_TOKENS if token in known), "</s>")
+        tokenizer.add_special_tokens({"eos_token": end})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(len(tokenizer))
+        log.info(f"the tokenizer has {len(tokenizer)} tokens: the decoder's embeddings were enlarged to match")
+    _set_special_tokens(lm, tokenizer)
+
+
+def _set_special_tokens(lm: Any, tokenizer: Any) -> None:
+    from transformers import GenerationConfig
+
+    # One place for the ids, so that any tool that opens the folder stops where we do; and a fresh generation config,
+    # since the model's own may carry sampling settings that would leak into every call.
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    lm.generation_config = GenerationConfig(**ids)
+    for key, value in ids.items():
+        setattr(lm.config, key, value)
+
+
+def set_dropout(lm: Any, share: float) -> None:
+    """Drop that share of the activations in training, in each nn.Dropout and in attention as Llama and its kin keep it.
+
+    Raises RequestError for a model that has neither.
+    """
+    from torch import nn
+
+    places = 0
+    for module in lm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+            places += 1
+        elif isinstance(getattr(module, "attention_dropout", None), (int, float)):
+            module.attention_dropout = share
+            places += 1
+    if not places:
+        raise RequestError(f"train.dropout: {type(lm).__name__} has none that could be set")
+
+
+def scratch_lm(config: ScratchConfig, texts: list[str]) -> tuple[Any, Any]:
+    """Build a GPT-2 of the given sizes with random weights, and a byte-level BPE tokenizer trained on the texts.
+
+    The tokenizer loses nothing: any text comes back from its tokens byte by byte.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = ["</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(vocab_size=config.vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
+    lm = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=config.n_positions,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    _set_special_tokens(lm, tokenizer)
+    return lm, tokenizer
+
+
+def tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text with the end-of-text id behind them. A special token's name in a text stays text."""
+    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    rows = tokenizer(texts, **settings)["input_ids"] if texts else []
+    return [row + [tokenizer.eos_token_id] for row in rows]
+
+
+def tokenize_corpus(tokenizer: Any, texts: list[str]) -> TokenRows:
+    """As `tokenize`, for many texts: in pieces, since the tokenizer's own view of a whole corpus is large."""
+    pieces = (texts[start : start + CORPUS_PIECE] for start in range(0, len(texts), CORPUS_PIECE))
+    return TokenRows.of(row for piece in pieces for row in tokenize(tokenizer, piece))
+
+
+class TokenRows:
+    """Token ids of many texts, in one array: as Python lists they would take ten times the memory.
+
+    Item i: int32 (tokens,), of row i.
+    """
+
+    def __init__(self, ids: np.ndarray, ends: np.ndarray):
+        """ids: int32, one row behind the other; ends: int64 (rows,), where each row ends."""
+        self._ids, self._ends = ids, ends
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[int]]) -> TokenRows:
+        """Pack rows, which are taken one by one."""
+        ids, ends = array("i"), array("q")
+        for row in rows:
+            ids.extend(row)
+            ends.append(len(ids))
+        return cls(np.array(ids, dtype=np.int32), np.array(ends, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        end = self._ends[place]
+        return self._ids[end - self.lengths[place] : end]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[place] for place in range(len(self)))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row: int64 (rows,)."""
+        return np.diff(self._ends, prepend=0)
+
+    def keep(self, which: np.ndarray) -> TokenRows:
+        """The rows at the positions `which`, in that order."""
+        lengths = self.lengths[which]
+        ends = lengths.cumsum()
+        shift = np.repeat(self._ends[which] - ends, lengths)  # from the place of a token here to its place in the whole
+        return TokenRows(self._ids[np.arange(len(shift)) + shift], ends)
+
+
+def pad(rows: Sequence[Sequence[int]] | TokenRows, pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Token rows -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    places, longest = np.arange(lengths.max()), lengths.max()
+    within = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]
+    ids = np.full(within.shape, pad_id, dtype=np.int64)
+    ids[within] = np.concatenate(list(rows))
+    return to_device(torch.from_numpy(ids), device), to_device(torch.from_numpy(lengths), device)

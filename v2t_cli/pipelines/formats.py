@@ -1,0 +1,41 @@
+"""How decoded rows are written: text, jsonl or tsv, one line a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from v2t_cli.core.types import Format
+from v2t_cli.decoding.search import Candidate, Row
+
+
+def header(name: Format) -> list[str]:
+    """The lines before the first row."""
+    return ["index\ttext\tlogprob\tcosine"] if name == "tsv" else []
+
+
+def formatter(name: Format, candidates: int) -> Callable[[Row], str]:
+    """A function from a Row to its line, without the line's end. candidates: jsonl lists them where more than 1."""
+    return {"text": _text, "tsv": _tsv, "jsonl": lambda row: _jsonl(row, candidates)}[name]
+
+
+def _text(row: Row) -> str:
+    return row.best.text
+
+
+def _tsv(row: Row) -> str:
+    cosine = "" if row.best.cosine is None else f"{row.best.cosine:.6f}"
+    return f"{row.index}\t{row.best.text}\t{row.best.logprob:.4f}\t{cosine}"
+
+
+def _jsonl(row: Row, candidates: int) -> str:
+    out = {"index": row.index, **_fields(row.best)}
+    if candidates > 1:
+        out["candidates"] = [_fields(candidate) for candidate in row.candidates]
+    return json.dumps(out, ensure_ascii=False)
+
+
+def _fields(candidate: Candidate) -> dict[str, Any]:
+    cosine = None if candidate.cosine is None else round(candidate.cosine, 6)
+    return {"text": candidate.text, "logprob": round(candidate.logprob, 4), "cosine": cosine}
