@@ -1,4 +1,4 @@
-"""The Python API: what the commands do, for programs. Errors a caller can cause are RequestError.
+"""The Python API: what the commands do, for programs. Errors that a caller can cause are RequestErrors.
 
 >>> from v2t_cli import V2T
 >>> inverter = V2T("examples/ru-mini", device="cpu")
@@ -15,7 +15,7 @@ A vector need not come from a text: this one lies between the two.
 >>> row.best.cosine is None, row.best.logprob < 0  # nothing is re-embedded
 (True, True)
 
-Several texts for a vector, the best first:
+Several texts for one vector, best first:
 
 >>> row, = inverter.decode(vectors[:1], candidates=3)
 >>> len(row.candidates) <= 3 and row.candidates[0].text
@@ -27,6 +27,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -35,27 +36,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from v2t_cli.core.config import Config, DecodeConfig, EncoderConfig, check_config, load_config
-from v2t_cli.core.device import pick_device
+from v2t_cli.core.config import Config, DecodeConfig, check_config, load_config
 from v2t_cli.core.errors import RequestError
-from v2t_cli.decoding.decode import check_vectors
+from v2t_cli.decoding.candidates import Row
+from v2t_cli.decoding.decode import check_width
 from v2t_cli.decoding.decode import decode as decode_blocks
-from v2t_cli.decoding.search import Row, resolve_search
+from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.evaluation.baseline import nearest_texts
 from v2t_cli.evaluation.evaluate import Evaluation
 from v2t_cli.evaluation.evaluate import evaluate as evaluate_texts
 from v2t_cli.io.vectors import Block
-from v2t_cli.models.checkpoint import checkpoint_encoder, load_checkpoint
+from v2t_cli.models.checkpoint import open_checkpoint
 from v2t_cli.models.encoder import embed_all, open_encoder
-from v2t_cli.models.hub import checkpoint_folder
 from v2t_cli.models.metadata import CheckpointInfo
-from v2t_cli.training.callbacks import Hooks, TrainResult
+from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.train import train as train_inverter
+from v2t_cli.training.trainer import TrainResult
 
 Vectors = NDArray[np.float32]
 
 
 class V2T:
-    """A checkpoint, opened once, with the encoder that it belongs to.
+    """An open checkpoint with its encoder.
 
     info: what the checkpoint says about itself (v2t.json).
     """
@@ -68,26 +70,25 @@ class V2T:
         precision: str = "auto",
         trust_remote_code: bool = False,
     ):
-        """checkpoint: a folder, or a name on the hub; encoder: in the place of the checkpoint's own, which it must equal.
+        """checkpoint: a folder, or a name on the hub; encoder: instead of the checkpoint's own; it must give the same vectors.
 
-        Without an encoder, because the checkpoint knows none or it cannot be had, nothing is re-ranked. Raises RequestError for
-        what is no checkpoint, is damaged, or brings code that is not trusted.
+        If the checkpoint has no encoder, or it cannot be opened, nothing is re-ranked. Raises RequestError for what is not a
+        checkpoint, is damaged, or needs untrusted code.
         """
-        precision = check_config({"decode": {"precision": precision}}, "settings").decode.precision
-        folder, base = checkpoint_folder(checkpoint, trust_remote_code), EncoderConfig(trust_remote_code=trust_remote_code)
+        models = {"encoder": {"trust_remote_code": trust_remote_code}, "decoder": {"trust_remote_code": trust_remote_code}}
+        config = check_config({"decode": {"precision": precision}, **models}, "settings")
         with _quiet_libraries():
-            self._checkpoint = load_checkpoint(folder, pick_device(device), precision, trust_remote_code)
-            self._encoder = checkpoint_encoder(self.info, encoder, base, str(self._checkpoint.inverter.device))
+            self._checkpoint = open_checkpoint(checkpoint, config, device, encoder)
 
     @property
     def info(self) -> CheckpointInfo:
         return self._checkpoint.info
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """float32 (len(texts), dim): the vectors of the checkpoint's encoder. Raises RequestError where there is none."""
-        if self._encoder is None:
-            raise RequestError("the encoder of this checkpoint is not there")
-        return embed_all(self._encoder, _listed(texts))
+        """Vectors by the checkpoint's encoder: float32 (len(texts), dim). Raises RequestError if there is no encoder."""
+        if self._checkpoint.encoder is None:
+            raise RequestError("this checkpoint was opened without its encoder; V2T(..., encoder=...) names one")
+        return embed_all(self._checkpoint.encoder, _listed(texts))
 
     def decode(self, vectors: ArrayLike, *, seed: int = 0, **settings: Any) -> list[Row]:
         """A Row for each vector: its candidates, best first, each with text, logprob (nats) and cosine.
@@ -96,8 +97,8 @@ class V2T:
         quality, candidates, beams. Raises RequestError for other vectors and settings.
         """
         rows = self._rows(vectors)
-        search = resolve_search(_settings(settings, seed))
-        return list(decode_blocks(self._checkpoint, [Block(0, rows)], search, self._encoder, seed))
+        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)))
+        return list(decode_blocks(self._checkpoint, [Block(0, rows)], search, seed))
 
     def evaluate(
         self,
@@ -109,17 +110,18 @@ class V2T:
         seed: int = 0,
         **settings: Any,
     ) -> Evaluation:
-        """How much of the texts comes back from their vectors, which are embedded where they are not given: (len(texts), dim).
+        """How much of the texts comes back from their vectors, (len(texts), dim), which are embedded unless given.
 
-        train_texts: adds the nearest-neighbour baseline. settings: as for `decode`.
+        train_texts: adds the baseline of copying the nearest of them. settings: as for `decode`.
         """
         texts = _listed(texts)
         rows = self.embed(texts) if vectors is None else self._rows(vectors)
         if len(rows) != len(texts):
             raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
         search = resolve_search(_settings(settings, seed, samples))
-        known = None if train_texts is None else _listed(train_texts)
-        return evaluate_texts(self._checkpoint, texts, rows, search, self._encoder, samples, seed, known)
+        # First, because it may refuse the training texts, and decoding takes long.
+        nearest = nearest_texts(self._checkpoint, _listed(train_texts), texts, rows) if train_texts is not None and texts else None
+        return replace(evaluate_texts(self._checkpoint, texts, rows, search, samples, seed), nearest=nearest)
 
     def _rows(self, vectors: ArrayLike) -> Vectors:
         try:
@@ -131,7 +133,7 @@ class V2T:
             raise RequestError(f"vectors: {error}") from None
         if rows.ndim != 2:
             raise RequestError(f"vectors: shape {rows.shape}, expected (rows, dim)")
-        check_vectors(self._checkpoint, rows.shape[1], "vectors")
+        check_width(self.info, rows.shape[1], "vectors")
         if not np.isfinite(rows).all():
             raise RequestError("vectors: hold NaN or infinity")
         return np.ascontiguousarray(rows)
@@ -139,7 +141,7 @@ class V2T:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Without the bars of transformers for a moment's loading, and accelerate's notes on weights that are shared, as they should be."""
+    """Silence transformers' progress bars, and accelerate's notes on shared weights, for the time of loading."""
     bars, accelerate = is_progress_bar_enabled(), logging.getLogger("accelerate")
     level = accelerate.level
     disable_progress_bar()
@@ -153,16 +155,16 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 def _settings(settings: dict[str, Any], seed: int = 0, samples: int = 0) -> DecodeConfig:
-    """What was given under `decode` and beside it. Raises RequestError as the configuration file does."""
+    """The settings under `decode`. Raises RequestError as the configuration file does."""
     if "precision" in settings:
-        raise RequestError("precision: is chosen when a checkpoint is opened, V2T(..., precision=...)")
+        raise RequestError("precision: is set when a checkpoint is opened: V2T(..., precision=...)")
     return check_config({"decode": settings, "seed": seed, "eval": {"samples": samples}}, "settings").decode
 
 
 def _listed(texts: Iterable[str]) -> list[str]:
-    """Raises RequestError for what is no list of texts: a single one would pass for its letters."""
+    """Raises RequestError for anything but a list of texts; a single string would pass as a list of letters."""
     if isinstance(texts, str):
-        raise RequestError("texts: a single str, expected a list of them")
+        raise RequestError("texts: expected a list of strings, got a single string")
     texts = list(texts)
     for i, text in enumerate(texts):
         try:
@@ -173,7 +175,7 @@ def _listed(texts: Iterable[str]) -> list[str]:
 
 
 def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **settings: Any) -> Vectors:
-    """float32 (len(texts), dim): texts as an encoder sees them. settings: as under `encoder` in the configuration, such as prompt.
+    """Vectors of the texts: float32 (len(texts), dim). settings: as under `encoder` in the configuration, such as prompt.
 
     >>> embed(["Где лодка?"], encoder="usem3").shape
     (1, 512)
@@ -185,16 +187,21 @@ def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **
 
 
 def train(
-    config: Config | Mapping[str, Any] | str | PathLike[str], resume: bool = False, overwrite: bool = False, hooks: Hooks | None = None
+    config: Config | Mapping[str, Any] | str | PathLike[str],
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
 ) -> TrainResult:
-    """Train an inverter and leave a checkpoint folder. config: as the YAML file, or that file's path; hooks: to see how it goes.
+    """Train an inverter and leave a checkpoint folder.
+
+    config: as in the YAML file, or that file's path; callbacks: to observe the training and stop it.
 
     >>> train({"data": {"texts": "absent.txt"}})
     Traceback (most recent call last):
     ...
-    v2t_cli.errors.RequestError: absent.txt: no such file of texts
+    v2t_cli.core.errors.RequestError: absent.txt: no such text file
     """
     if not isinstance(config, Config):
         config = check_config(dict(config), "config") if isinstance(config, Mapping) else load_config(Path(config), None)
     with _quiet_libraries():
-        return train_inverter(config, resume, overwrite, hooks)
+        return train_inverter(config, resume, overwrite, callbacks)

@@ -1,4 +1,4 @@
-"""The one error boundary of the command line."""
+"""The error boundary of the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from v2t_cli.core import console
 from v2t_cli.core.errors import V2TError
 from v2t_cli.core.signals import Terminated, terminable
 
-# What the machine refuses. Other OSErrors are mistakes of ours and keep their traceback.
+# Errors of the machine. Other OSErrors are bugs and keep their traceback.
 _REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -24,11 +24,11 @@ _REFUSALS = {
 
 
 class Commands(TyperGroup):
-    """The error boundary: what a user can cause ends in one line on stderr and the documented exit code."""
+    """Turns errors that a user can cause into one line on stderr and the documented exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         console.show_log()
-        if sys.stdout.encoding.lower() != "utf-8" and isinstance(sys.stdout, io.TextIOWrapper):  # data is UTF-8 whatever the locale says
+        if sys.stdout.encoding.lower() != "utf-8" and isinstance(sys.stdout, io.TextIOWrapper):  # data is UTF-8 in any locale
             sys.stdout.reconfigure(encoding="utf-8")
         try:
             with terminable():
@@ -38,28 +38,25 @@ class Commands(TyperGroup):
         except V2TError as error:
             console.error(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated) as error:
             console.error("stopped")
-            raise typer.Exit(130) from None
-        except Terminated:
-            console.error("stopped")
-            raise typer.Exit(143) from None
+            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
         except BrokenPipeError:
-            # The reader has what it wanted (`| head -1`). Python would complain once more when it flushes stdout at exit.
+            # The reader has enough (`| head -1`). Without this, Python would complain again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except (typer.Exit, typer.Abort):  # RuntimeErrors by descent, meant for Typer
+        except (typer.Exit, typer.Abort):  # subclasses of RuntimeError, meant for Typer
             raise
         except RuntimeError as error:
-            from v2t_cli.core.device import out_of_memory  # late: it needs torch, which is loaded where this can happen
+            from v2t_cli.core.device import out_of_memory  # late: it needs torch, which is loaded if this happens
 
             if not out_of_memory(error):
                 raise
-            sizes = "train.batch_size with train.gradient_accumulation, encoder.batch_size, decode.batch_size"
-            console.error(f"out of memory; smaller batches need less: {sizes}")
+            sizes = "train.batch_size (and raise train.gradient_accumulation), encoder.batch_size or decode.batch_size"
+            console.error(f"out of memory; lower {sizes}")
             raise typer.Exit(1) from None
         except MemoryError:
-            console.error("out of memory; smaller batches may do")
+            console.error("out of memory; try smaller batches")
             raise typer.Exit(1) from None
         except OSError as error:
             if error.errno not in _REFUSALS:

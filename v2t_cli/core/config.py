@@ -1,7 +1,7 @@
-"""One YAML file, one loader, every key with a default.
+"""The configuration: one YAML file, one loader, a default for every key.
 
-Precedence: what was typed on the command line, then the file, then the defaults below. Unknown keys are refused,
-and all problems are reported at once.
+The command line overrides the file, and the file overrides the defaults below. Unknown keys are refused, and all problems are
+reported at once.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ DEFAULT_FILE = Path("v2t.yaml")
 
 
 class Section(BaseModel):
-    # Frozen: a setting that changes after loading would no longer be what the file and the card say.
+    # Frozen, so that the settings stay what the file and the model card say.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def strings_can_be_names(cls, value: Any) -> Any:
+    def no_nul_or_surrogate(cls, value: Any) -> Any:
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
-            raise ValueError("holds a NUL character or half of a surrogate pair")
+            raise ValueError("contains a NUL character or half of a surrogate pair")
         return value
 
 
@@ -64,7 +64,7 @@ class DecoderConfig(Section):
     @model_validator(mode="after")
     def one_source(self) -> DecoderConfig:
         if self.scratch is not None and "model" in self.model_fields_set:
-            raise ValueError("set either 'model' or 'scratch', not both")
+            raise ValueError("set 'model' or 'scratch', not both")
         return self
 
 
@@ -75,7 +75,7 @@ class AdapterConfig(Section):
     @model_validator(mode="after")
     def zero_pad_is_one_position(self) -> AdapterConfig:
         if self.kind == "zero_pad" and self.tokens != 1:
-            raise ValueError(f"zero_pad gives exactly 1 prefix position, not {self.tokens}; linear and mlp give several")
+            raise ValueError(f"zero_pad has exactly 1 prefix position, not {self.tokens}; linear and mlp can have several")
         return self
 
 
@@ -89,9 +89,9 @@ class DataConfig(Section):
     cache: str | None = None
 
     @model_validator(mode="after")
-    def some_length_is_allowed(self) -> DataConfig:
+    def min_is_not_above_max(self) -> DataConfig:
         if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars {self.min_chars} is more than max_chars {self.max_chars}")
+            raise ValueError(f"min_chars {self.min_chars} is greater than max_chars {self.max_chars}")
         return self
 
 
@@ -126,11 +126,11 @@ class TrainConfig(Section):
 
     @field_validator("precision", mode="before")
     @classmethod
-    def unquoted_no(cls, value: Any) -> Any:
-        return "no" if value is False else value  # what YAML makes of a bare no
+    def yaml_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads a bare no as false
 
     def learning_rates(self, scratch: bool) -> tuple[float, float]:
-        """Peak rates of the decoder and of the adapter: weights that start from nothing bear, and need, more."""
+        """Peak rates of the decoder and of the adapter. scratch: a decoder with random weights learns at a higher rate."""
         decoder, adapter = (5e-4, 2e-4) if scratch else (5e-5, 5e-4)
         return self.learning_rate or decoder, self.adapter_learning_rate or adapter
 
@@ -154,13 +154,12 @@ class DecodeConfig(Section):
     max_new_tokens: int = Field(64, ge=1)
     batch_size: Literal["auto"] | int = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    compile: bool = False
 
     @field_validator("batch_size", mode="before")
     @classmethod
-    def batch_holds_something(cls, value: Any) -> Any:
+    def batch_size_is_positive(cls, value: Any) -> Any:
         if value != "auto" and not (type(value) is int and value >= 1):
-            raise ValueError("expected 'auto' or a whole number of at least 1")
+            raise ValueError("expected 'auto' or an integer of at least 1")
         return value
 
 
@@ -184,9 +183,9 @@ class Config(Section):
 def load_config(path: Path | None = None, sets: list[str] | None = None, typed: dict[str, Any] | None = None) -> Config:
     """Read and check the configuration.
 
-    path: a YAML file; None means ./v2t.yaml where there is one, else the defaults.
+    path: a YAML file; None: ./v2t.yaml if it exists.
     sets: `section.key=value` items, the value in YAML.
-    typed: options of the command line by dotted key; None stands for an option that was not typed.
+    typed: options of the command line by dotted key; None: not typed.
 
     Raises RequestError with every problem found, each with its dotted key.
     """
@@ -197,7 +196,7 @@ def load_config(path: Path | None = None, sets: list[str] | None = None, typed: 
         key, found, value = item.partition("=")
         if not found or not key:
             raise RequestError(f"--set {item}: expected section.key=value, for example --set train.epochs=3")
-        _put(tree, key.strip(), value if value == "-" else _parse(value, f"--set {item}"))  # a dash is stdin, no list
+        _put(tree, key.strip(), value if value == "-" else _parse(value, f"--set {item}"))  # a dash is stdin, not a YAML list
     for key, value in (typed or {}).items():
         if value is not None:
             _put(tree, key, value)
@@ -207,7 +206,7 @@ def load_config(path: Path | None = None, sets: list[str] | None = None, typed: 
 def check_config(tree: dict[str, Any], where: str) -> Config:
     """The configuration of nested settings. Raises RequestError with every problem found, each with its dotted key."""
     try:
-        # A section header with nothing below it is YAML for null: it means the defaults.
+        # A section without keys is null in YAML; it means the defaults.
         return Config.model_validate({key: {} if value is None and key in _SECTIONS else value for key, value in tree.items()})
     except ValidationError as error:
         raise RequestError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
@@ -232,12 +231,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what settings have no use for: aliases, which let a few hundred bytes stand for gigabytes, and keys given twice."""
+    """YAML without aliases, which can expand a few hundred bytes to gigabytes, and without duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            problem = f"aliases such as *{event.anchor} are not read; write the value out"
+            problem = f"aliases such as *{event.anchor} are not allowed; write the value out"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
@@ -253,7 +252,7 @@ class _Loader(yaml.SafeLoader):
 def _parse(text: str, where: str) -> Any:
     try:
         return _Loader(text).get_single_data()
-    except Exception as error:  # PyYAML fails in many ways on what looks like a date, a number or a tag, and by recursion
+    except Exception as error:  # PyYAML fails in many ways: on dates, numbers, tags, and by recursion
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise RequestError(f"{where}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(error)}") from None
@@ -262,7 +261,7 @@ def _parse(text: str, where: str) -> Any:
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
     if isinstance(decoder := tree.get("decoder"), dict):
-        # They exclude each other, and what was typed last wins over the file.
+        # They exclude each other: the typed one removes the other.
         if dotted.startswith("decoder.scratch") and value is not None:
             decoder.pop("model", None)
         elif dotted == "decoder.model":
@@ -271,7 +270,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if tree.get(section) is None:
             tree[section] = {}
         elif not isinstance(tree[section], dict):
-            raise RequestError(f"{dotted}: '{section}' is set to {_shown(tree[section])}, which is no section")
+            raise RequestError(f"{dotted}: '{section}' is set to {_shown(tree[section])}, which is not a section")
         tree = tree[section]
     tree[key] = value
 
@@ -290,7 +289,7 @@ def _explain(problem: Any) -> str:
 def _shown(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # a number with thousands of digits
         return "a number too long to show"
     return text if len(text) <= 100 else f"{text[:97]}..."
 

@@ -1,4 +1,4 @@
-"""Everything that goes to stderr: notes, warnings, errors, progress bars. stdout belongs to the data."""
+"""Everything that goes to stderr: messages, warnings, errors, progress bars. stdout is for data."""
 
 from __future__ import annotations
 
@@ -11,25 +11,21 @@ from rich.console import Console
 
 from v2t_cli.core.one_line import to_line
 
-# The modules below the command line report through this logger and print nothing themselves.
+# All modules below the command line report through this logger; they print nothing.
 log = logging.getLogger("v2t")
-
-
 Advance = Callable[[int], None]
-
-
 Track = Callable[[str, int | None], AbstractContextManager[Advance]]
 
 
 @contextmanager
 def silent(description: str, total: int | None) -> Iterator[Advance]:
-    """A Track that shows nothing: the default of every function that takes long."""
+    """A Track that shows nothing: the default of every long-running function."""
     yield lambda count: None
 
 
 class _Stderr(Console):
     def on_broken_pipe(self) -> None:
-        """Nobody reads our notes any more: no reason to end the work."""
+        """Nobody reads stderr any more; keep working without it."""
         self.quiet = True
 
 
@@ -37,16 +33,16 @@ _shown: list[Console] = []
 
 
 def stderr() -> Console:
-    """The console that is drawing right now, for it must know what is printed above its drawing; else a new one.
+    """The console that draws a live view or bar at the moment, so that messages appear above it; otherwise a new one.
 
-    A new one each time: tests and pipes replace sys.stderr after import.
+    A new one each time, because tests and pipes replace sys.stderr after import.
     """
     return _shown[-1] if _shown else _Stderr(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
 def drawing() -> Iterator[Console]:
-    """A console for a live view or a progress bar; what is printed meanwhile goes above it."""
+    """A console for a live view or a progress bar; messages meanwhile appear above it."""
     console = stderr()
     _shown.append(console)
     try:
@@ -61,48 +57,40 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     if not shows_progress():
         yield lambda count: None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as bar
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(bar.ProgressColumn):
+        def render(self, task: bar.Task) -> Text:
             return Text(f"{task.speed:,.0f}/s" if task.speed and task.total else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-    with drawing() as console, Progress(*columns, console=console, transient=True) as progress:
+    amounts = bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(), Rate()
+    times = bar.TimeElapsedColumn(), bar.TimeRemainingColumn()
+    with drawing() as console, bar.Progress(*amounts, *times, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.advance(task, count)
 
 
 def shows_progress() -> bool:
-    """Whether there is somebody to watch: on a terminal, of the main process, and not where quiet was asked for."""
+    """Whether progress is drawn: on a terminal, by the main process, without --quiet."""
     return stderr().is_terminal and is_main_process() and log.isEnabledFor(logging.INFO)
 
 
 class StderrHandler(logging.Handler):
-    """Prints v2t's own records, warnings marked as such."""
+    """Prints v2t's own messages, with a mark before warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        stderr().print(mark + to_line(record.getMessage()))  # names out of files may hold what a terminal would obey
+        stderr().print(mark + to_line(record.getMessage()))  # file names may hold control characters
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks: of several that a launcher (accelerate, torchrun) started, only the first does."""
+    """Whether this process reports: of several that accelerate or torchrun started, only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def show_log() -> None:
-    """Send v2t's records to stderr. Called by the command line alone: a library must not set up logging."""
+    """Send v2t's messages to stderr. Only the command line calls this: a library must not set up logging."""
     if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
         log.addHandler(StderrHandler())
     log.setLevel(logging.INFO if is_main_process() else logging.ERROR)
@@ -110,19 +98,15 @@ def show_log() -> None:
 
 
 def be_quiet(asked: bool) -> None:
-    """Of a command's options: warnings and errors alone, no progress."""
+    """Callback of --quiet: only warnings and errors, no progress."""
     if asked:
         log.setLevel(max(log.level, logging.WARNING))
 
 
 def be_verbose(asked: bool) -> None:
-    """Of a command's options: everything that is known, and what the libraries have to say."""
+    """Callback of --verbose: all messages, also those of the libraries."""
     if asked and is_main_process():
         log.setLevel(logging.DEBUG)
-
-
-def is_verbose() -> bool:
-    return log.isEnabledFor(logging.DEBUG)
 
 
 def error(message: str) -> None:
@@ -130,8 +114,8 @@ def error(message: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """No progress bars and chatter of the libraries between our own lines. Loads torch, so commands call it late."""
-    if is_verbose():
+    """Silence the libraries' progress bars and messages. Loads torch, so commands call it late."""
+    if log.isEnabledFor(logging.DEBUG):  # --verbose
         return
     import transformers
     from huggingface_hub.utils.tqdm import disable_progress_bars

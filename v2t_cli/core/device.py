@@ -1,4 +1,4 @@
-"""Which device computes."""
+"""The device that computes, and what happens when its memory runs out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The torch.device for `auto`, `cpu`, `cuda`, `cuda:1`, `mps`: for auto CUDA, else MPS, else the CPU with a note.
+    """The torch.device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. auto: CUDA, else MPS, else the CPU, with a note.
 
-    Raises RequestError where the named device is not there.
+    Raises RequestError if the named device is not available.
     """
     import torch
 
@@ -31,16 +31,17 @@ def pick_device(name: str = "auto") -> torch.device:
         raise RequestError(f"device '{name}': expected auto, cpu, cuda, cuda:N or mps") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
     if (device.index or 0) >= count:
-        raise RequestError(f"device '{name}': not available here; --device cpu always is")
+        raise RequestError(f"device '{name}': not available on this machine; --device cpu always works")
     return device
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on the device. A GPU fetches it from pinned memory while both go on with their work."""
+    """Move a CPU tensor to the device. To a GPU the copy is asynchronous, from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
+    """Whether this error means that the device ran out of memory."""
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -49,11 +50,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what nothing holds any more, also on the GPU."""
-    import gc
+    """Release memory that nothing refers to any more, also on the GPU."""
+    from accelerate.utils.memory import clear_device_cache
 
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    clear_device_cache(garbage_collection=True)

@@ -1,4 +1,4 @@
-"""The errors v2t raises on purpose. The message is the whole output: one line, what, where, what to do."""
+"""The errors v2t raises on purpose. The message is all the user sees: one line that says what, where, and what to do."""
 
 from v2t_cli.core.one_line import to_line
 
@@ -9,7 +9,7 @@ class V2TError(Exception):
     exit_code = 1
 
     def __init__(self, message: str):
-        super().__init__(to_line(message))  # it may name what a file holds
+        super().__init__(to_line(message))  # it may quote a file's contents
 
 
 class RequestError(V2TError):

@@ -1,4 +1,4 @@
-"""The processes that accelerate launch or torchrun started for one command: which part is whose, and what all must know."""
+"""The processes that `accelerate launch` or torchrun started for one command: how they divide work and exchange results."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError, V2TError
 
 T = TypeVar("T")
-
-
-# Shares take hours and end at different times; the default of 10 minutes would end those that wait.
+# Parts of the work take hours and end at different times; the default of 10 minutes would end the processes that wait.
 PATIENCE = timedelta(days=30)
 
 
 class Processes:
-    """This process and its peers. All of them must come to each call, in the same order."""
+    """This process and its peers. All of them must make each call, in the same order."""
 
     def __init__(self, state: Any = None):
         """state: accelerate's PartialState; None for a process without peers, which needs no torch."""
@@ -27,15 +25,15 @@ class Processes:
         self.count: int = state.num_processes if state else 1
         self.is_main: bool = state.is_main_process if state else True
 
-    def share(self, items: list[T]) -> list[T]:
-        """This process's contiguous part of what all have in common; the last ones may get nothing."""
+    def split(self, items: list[T]) -> list[T]:
+        """This process's contiguous part of a list that all have; the last processes may get nothing."""
         if self._state is None:
             return items
         with self._state.split_between_processes(items) as mine:
             return mine
 
     def gather(self, items: list[T]) -> list[T]:
-        """The lists of all processes, one behind the other, on every process."""
+        """The lists of all processes, one after the other, on every process."""
         if self._state is None:
             return items
         from accelerate.utils import gather_object
@@ -47,7 +45,7 @@ class Processes:
         return [sum(column) for column in zip(*self.gather([counts]))]
 
     def by_main(self, function: Callable[[], T]) -> T:
-        """What the function gives when the main process runs it, on every process. A V2TError is raised on all of them."""
+        """Run the function on the main process; every process gets the result. A V2TError is raised on all of them."""
         if self._state is None:
             return function()
         from accelerate.utils import broadcast_object_list
@@ -63,8 +61,8 @@ class Processes:
             raise result
         return result
 
-    def together(self, function: Callable[[], list[T]]) -> list[T]:
-        """As `gather`, of what the function gives on each. A V2TError of any process is raised on all of them."""
+    def gather_from(self, function: Callable[[], list[T]]) -> list[T]:
+        """Like `gather`, for what the function returns on each process. A V2TError of one process is raised on all."""
         try:
             mine: list[Any] = function()
         except V2TError as error:
@@ -76,7 +74,7 @@ class Processes:
         return everything
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have made this call."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
@@ -86,9 +84,9 @@ ALONE = Processes()
 
 @contextmanager
 def launched(device: str) -> Iterator[tuple[Processes, str]]:
-    """The processes of this command, and the device of this one of them, given the one that was asked for.
+    """Yield this command's processes and this process's device. device: as the user asked.
 
-    Raises RequestError where several processes are given one GPU.
+    Raises RequestError if several processes are given one GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield ALONE, device
@@ -96,7 +94,7 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
     from accelerate import PartialState
 
     if ":" in device:
-        raise RequestError(f"device '{device}': of several processes each takes its own; use auto, cuda or cpu")
+        raise RequestError(f"device '{device}': with several processes, each picks its own device; use auto, cuda or cpu")
     state = PartialState(cpu=pick_device(device).type == "cpu", timeout=PATIENCE)
     yield Processes(state), str(state.device)
     state.destroy_process_group()  # not after an error: others may be waiting for this process

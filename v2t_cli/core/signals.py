@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: exit codes 130 and 143, and a polite way to stop for what must be saved first."""
+"""Ctrl-C and SIGTERM: exit codes 130 and 143, and a way to stop that lets a training save first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _handling(signals: tuple[int, ...], handler: Callable[[int, FrameType | None
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated in the block, so that temporary files are cleared away."""
+    """SIGTERM raises Terminated in the block, so that temporary files are removed."""
 
     def raise_terminated(signum: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -40,7 +40,7 @@ def terminable() -> Iterator[None]:
 
 
 class StopRequest:
-    """Becomes true with the first Ctrl-C or SIGTERM while it is listening; a second one interrupts at once."""
+    """Becomes true at the first Ctrl-C or SIGTERM while it is listening; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -50,7 +50,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        # Of several processes only one may have got the signal.
+        # Of several processes, perhaps only another one got the signal.
         return 128 + (self.signum or signal.SIGTERM)
 
     @contextmanager
@@ -59,7 +59,7 @@ class StopRequest:
             if self():
                 raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
             self.signum = signum
-            log.info("stopping after this step; once more stops at once")
+            log.info("stopping after this step; press Ctrl-C again to stop at once")
 
         with _handling((signal.SIGINT, signal.SIGTERM), remember):
             yield self

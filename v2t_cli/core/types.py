@@ -1,11 +1,7 @@
-"""The words between which options and configuration choose. Apart, so that `v2t --help` need not load the configuration's library."""
+"""The values of options with a fixed choice. A separate module, so that `v2t --help` does not load pydantic."""
 
 from typing import Literal
 
 Quality = Literal["fast", "balanced", "best"]
-
-
 Strategy = Literal["greedy", "beam", "sample"]
-
-
 Format = Literal["text", "jsonl", "tsv"]

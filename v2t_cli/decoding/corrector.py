@@ -1,11 +1,10 @@
-"""Correction: better texts for a vector, proposed by decoder and candidates, judged by re-embedding.
+"""Correction: hill climbing from the best candidates of a vector, judged by re-embedding.
 
-Rounds of hill climbing on several hypotheses of a vector at once. A decoder that learned to correct rewrites each of
-them, as a whole. Where that brings a vector no further, they are edited: their words in another order, with other
-endings, or from other candidates, and what the decoder would have put in a token's place. What an edit does to a text's
-vector is nearly the same beside another edit: pairs are chosen by the sum of what their parts did, before any of them is
-embedded. The climb goes by the cosine alone, since the way to a right text leads over unlikely ones; which text wins in
-the end the decoder has a say in.
+In each round, a decoder that learned to correct rewrites the best hypotheses. Texts that this did not improve are edited:
+words are moved, get other endings or are replaced by words of other candidates, and tokens by others that the decoder finds
+probable. Two edits move a text's vector by nearly the sum of what each does alone, so the best pairs are predicted from single
+edits before any pair is embedded. The search follows the cosine alone, because the way to the right text leads through
+improbable ones; the final ranking also uses the decoder's log-probability.
 """
 
 from __future__ import annotations
@@ -21,52 +20,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from v2t_cli.core.similarity import unit_rows
+from v2t_cli.decoding.candidates import Candidate, embed_unique, rank
 from v2t_cli.decoding.edits import Edit, Span, apply, borrow, borrowings, disjoint, endings, last_letters, rearrangements
 from v2t_cli.decoding.generate import generate
-from v2t_cli.decoding.search import Candidate, Search, embed_unique, rank
-from v2t_cli.models.encoder import Encoder, unit_rows
-from v2t_cli.models.inverter import Hypotheses, Inverter, logit_batches, score
+from v2t_cli.decoding.search import FittedSearch
+from v2t_cli.models.encoder import Encoder
+from v2t_cli.models.inverter import Hypotheses, Inverter, log_likelihood, logit_batches
 from v2t_cli.models.language_model import pad, tokenize
 
-TOP_TOKENS = 12  # of the decoder at each place, to replace what stands there or to come before it
-
-
-LENDERS = 24  # other candidates that lend their words
-
-
-BORROWED = 12  # words that a text borrows at most
-
-
-SINGLES_PER_PAIR = 4  # edits for each pair of edits that is embedded besides
-
-
-LETTERS = 8  # with which words may end
-
-
-KEPT = 8  # new texts a vector and round
-
-
-PAIRED = 24  # the best single edits, of which pairs are made
+TOP_TOKENS = 12  # of the decoder at each place, to replace the token there or to precede it
+LENDERS = 24  # other candidates whose words are tried
+BORROWED = 12  # words of other candidates to try, at most
+SINGLES_PER_PAIR = 4  # single edits for each pair that is embedded
+LETTERS = 8  # word endings to try
+KEPT = 8  # new texts per vector and round
+PAIRED = 24  # the best single edits, which are combined into pairs
 
 
 @dataclass
 class _Pool:
-    """What is known of one vector. rewritten, edited: the texts whose rewrites and edits are known already."""
+    """The search for one vector. rewritten, edited: texts that were already rewritten or edited."""
 
-    candidates: list[Candidate]  # by cosine; the log-probability of new ones is nan, until the end
+    candidates: list[Candidate]  # nearest first; the log-probability of new ones is nan until the end
     seen: set[str]
     rewritten: set[str] = field(default_factory=set)
     edited: set[str] = field(default_factory=set)
     calls: int = 0
 
     def unseen(self, texts: Iterable[str], limit: int) -> list[str]:
-        """The first texts that nobody has seen, at most `limit`; they count as seen from now on."""
+        """The first `limit` texts that are new; from now on they are seen."""
         new = [text for text in dict.fromkeys(texts) if text and text not in self.seen][: max(0, limit)]
         self.seen.update(new)
         return new
 
     def new(self, text: str, edits: Iterable[Edit], limit: int) -> tuple[list[Edit], list[str]]:
-        """The first edits that give texts which nobody has seen, at most `limit`, and these texts."""
+        """The first `limit` edits whose texts are new, and these texts."""
         kept: list[Edit] = []
         texts: list[str] = []
         for edit in edits:
@@ -81,7 +70,7 @@ class _Pool:
 
 
 class _Hypothesis(NamedTuple):
-    """A text under correction, and the row of its vector."""
+    """A text to correct, and the row of its vector."""
 
     row: int
     candidate: Candidate
@@ -95,21 +84,21 @@ _Found = tuple[int, float, str, np.ndarray]  # row of the vector, cosine, text, 
 
 
 class Corrector:
-    """Corrects candidates with the decoder's proposals and the encoder's judgement."""
+    """Improves candidates: the decoder proposes, the encoder decides."""
 
-    def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, search: Search):
+    def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, search: FittedSearch):
         self.inverter, self.tokenizer, self.encoder, self.search = inverter, tokenizer, encoder, search
         self.rewrites = search.rewrites if inverter.difference is not None else 0
         self._surfaces: dict[int, str] = {}
-        # Some tokenizers drop the blank of a token that stands first.
+        # Some tokenizers drop the blank before a first token, so tokens are decoded after this one.
         self._anchor = tokenize(tokenizer, ["a"])[0][:-1]
 
     def correct(self, vectors: np.ndarray, rows: list[list[Candidate]]) -> list[int]:
-        """Add better texts to the ranked and re-embedded candidates of each vector, and rank them anew.
+        """Add better texts to the re-embedded candidates of each vector, and rank them again.
 
-        vectors: float32 (len(rows), dim). Ends for a vector when a candidate reaches search.until_cosine, when its best
-        search.width candidates have all been corrected, and after search.rounds rounds or search.encoder_calls texts.
-        Returns the number of texts that were embedded for each vector.
+        vectors: float32 (len(rows), dim). A vector is finished when a candidate reaches search.until_cosine, when its best
+        search.width candidates have all been corrected, or after search.rounds rounds or search.encoder_calls texts.
+        Returns how many texts were embedded for each vector.
         """
         search = self.search
         unit = unit_rows(vectors)
@@ -119,7 +108,7 @@ class Corrector:
             best = {row: pool.candidates[0] for row, pool in enumerate(pools) if pool.candidates[0].nearness < search.until_cosine}
             rewriting = self._choose(pools, best, lambda pool: pool.rewritten) if self.rewrites else []
             _add(self._rewrite(rewriting, target, unit, pools), pools)
-            # Edits cost many more texts than rewrites: they are for those that rewrites brought no further.
+            # Edits cost many more texts than rewrites, so they are for vectors that rewriting did not improve.
             stuck = [row for row, candidate in best.items() if pools[row].candidates[0] is candidate]
             editing = self._choose(pools, stuck, lambda pool: pool.edited) if search.edits else []
             _add(self._edit(editing, target, unit, pools), pools)
@@ -129,7 +118,7 @@ class Corrector:
         return [pool.calls for pool in pools]
 
     def _choose(self, pools: list[_Pool], rows: Iterable[int], done: Callable[[_Pool], set[str]]) -> list[_Hypothesis]:
-        """The best candidates of these rows that were not corrected yet, as many as there are texts left to embed."""
+        """The best candidates of these rows that were not corrected yet, within the number of texts left to embed."""
         chosen = []
         for row in rows:
             pool = pools[row]
@@ -139,21 +128,21 @@ class Corrector:
                     chosen.append(_Hypothesis(row, candidate))
         return chosen
 
-    def _shares(self, hypotheses: list[_Hypothesis], pools: list[_Pool]) -> dict[int, int]:
-        """By row of the vector: how many texts may still be embedded for each of its hypotheses."""
+    def _budgets(self, hypotheses: list[_Hypothesis], pools: list[_Pool]) -> dict[int, int]:
+        """For each row: how many texts may still be embedded for each of its hypotheses."""
         counts = Counter(hypothesis.row for hypothesis in hypotheses)
         return {row: (self.search.encoder_calls - pools[row].calls) // count for row, count in counts.items()}
 
     def _vectors(self, groups: list[list[str]]) -> list[np.ndarray]:
-        """For each group of texts their vectors, (texts, dim), embedded together."""
+        """The vectors of each group of texts, (texts, dim). All groups are embedded together."""
         vectors = embed_unique(self.encoder, list(chain.from_iterable(groups)))
         return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
 
     def _rewrite(self, hypotheses: list[_Hypothesis], target: Tensor, unit: np.ndarray, pools: list[_Pool]) -> list[_Found]:
-        """Each hypothesis as a decoder that learned to correct writes it anew."""
-        share = self._shares(hypotheses, pools)
+        """Rewrite each hypothesis with a decoder that learned to correct."""
+        budget = self._budgets(hypotheses, pools)
         groups = [
-            pools[hypothesis.row].unseen(texts, share[hypothesis.row])
+            pools[hypothesis.row].unseen(texts, budget[hypothesis.row])
             for hypothesis, texts in zip(hypotheses, self._rewritten(hypotheses, target))
         ]
         found: list[_Found] = []
@@ -163,10 +152,10 @@ class Corrector:
         return found
 
     def _rewritten(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[str]]:
-        """What the decoder writes after each hypothesis, the likeliest first; nothing where there is no room."""
+        """What the decoder writes after each hypothesis, the most probable first; nothing if it does not fit."""
         out: list[list[str]] = [[] for _ in hypotheses]
         rows = tokenize(self.tokenizer, [candidate.text for _, candidate in hypotheses])
-        # Half of the room for the hypothesis, half for its correction: what is written must not hang on the batch.
+        # Half of the positions for the hypothesis, half for its correction: the result must not depend on the batch.
         limit = self.inverter.n_correction_positions
         room = self.search.max_new_tokens if limit is None else min(self.search.max_new_tokens, limit // 2)
         fits = [i for i, row in enumerate(rows) if limit is None or len(row) <= limit - room]
@@ -175,25 +164,25 @@ class Corrector:
         device = target.device
         vectors = torch.from_numpy(np.array([hypotheses[i].candidate.vector for i in fits])).to(device)
         read = Hypotheses(vectors, *pad([rows[i] for i in fits], self.tokenizer.pad_token_id, device, left=True))
-        search = replace(self.search, strategy="beam", beams=self.rewrites, max_new_tokens=room)
+        search = self.search.model_copy(update={"strategy": "beam", "beams": self.rewrites, "max_new_tokens": room})
         owners = torch.tensor([hypotheses[i].row for i in fits], device=device)
         for i, found in zip(fits, generate(self.inverter, self.tokenizer, target[owners], search, read)):
             out[i] = [written.text for written in found]
         return out
 
     def _edit(self, hypotheses: list[_Hypothesis], target: Tensor, unit: np.ndarray, pools: list[_Pool]) -> list[_Found]:
-        """Each hypothesis with single edits, and with the most promising pairs of them."""
-        share = self._shares(hypotheses, pools)
+        """Try single edits of each hypothesis, then the most promising pairs of them."""
+        budget = self._budgets(hypotheses, pools)
         singles = []
         for (row, candidate), of_tokens in zip(hypotheses, self._token_edits(hypotheses, target)):
-            # In turn, and words in another order twice, since those are right most often.
+            # Take turns. Moved words get two turns, because they are right most often.
             others = [other.text for other in pools[row].candidates[:LENDERS]]
             borrowed, letters = borrow(candidate.text, others, BORROWED), last_letters(others, LETTERS)
             reordered = rearrangements(candidate.text)
             others_words = chain.from_iterable(zip_longest(endings(candidate.text, letters), borrowings(candidate.text, borrowed)))
             turns = zip_longest(reordered, of_tokens, reordered, others_words)
             mixed = (edit for turn in turns for edit in turn if edit is not None)
-            singles.append(pools[row].new(candidate.text, mixed, min(self.search.edits, share[row])))
+            singles.append(pools[row].new(candidate.text, mixed, min(self.search.edits, budget[row])))
         found: list[_Found] = []
         pairs = []
         for (row, candidate), (edits, texts), vectors in zip(hypotheses, singles, self._vectors([texts for _, texts in singles])):
@@ -201,14 +190,14 @@ class Corrector:
             found += zip(repeat(row), cosines.tolist(), texts, vectors)
             assert candidate.vector is not None  # re-embedded
             promising = _pairs(edits, vectors, cosines, candidate.vector, unit[row])
-            pairs.append(pools[row].new(candidate.text, promising, min(self.search.edits // SINGLES_PER_PAIR, share[row] - len(texts)))[1])
+            pairs.append(pools[row].new(candidate.text, promising, min(self.search.edits // SINGLES_PER_PAIR, budget[row] - len(texts)))[1])
             pools[row].calls += len(texts) + len(pairs[-1])
         for (row, _), texts, vectors in zip(hypotheses, pairs, self._vectors(pairs)):
             found += zip(repeat(row), (unit_rows(vectors) @ unit[row]).tolist(), texts, vectors)
         return found
 
     def _conclude(self, rows: list[list[Candidate]], pools: list[_Pool], target: Tensor) -> None:
-        """Put the best new texts beside the old ones, with their log-probability, and rank them all."""
+        """Add the best new texts to the old ones, with their log-probability, and rank them all."""
         limit = self.inverter.n_positions or np.inf
         owners: list[int] = []
         new: list[Candidate] = []
@@ -222,15 +211,16 @@ class Corrector:
             owners += [number] * len(fits)
             new += [found[i] for i in fits]
             ids += [rows_of_ids[i] for i in fits]
-        logprobs = score(self.inverter, target, ids, np.array(owners, dtype=np.int64), self.tokenizer.pad_token_id)
+        logprobs = log_likelihood(self.inverter, target, ids, np.array(owners, dtype=np.int64), self.tokenizer.pad_token_id)
         for number, candidate, logprob in zip(owners, new, logprobs.tolist()):
             rows[number].append(replace(candidate, logprob=logprob))
         for number in set(owners):
             rank(rows[number], self.search.logprob_weight, self.search.until_cosine)
 
     def _token_edits(self, hypotheses: list[_Hypothesis], target: Tensor) -> list[list[Edit]]:
-        """For each hypothesis its tokens replaced, inserted and deleted, by the log-probability that the decoder gives
-        to what is put there, less that of what was there: from one teacher-forced pass.
+        """Replace, insert and delete tokens of each hypothesis, the best edits first.
+
+        An edit is judged by the log-probability of the new token minus that of the old one, from one teacher-forced pass.
         """
         rows = tokenize(self.tokenizer, [hypothesis.candidate.text for hypothesis in hypotheses])
         limit = self.inverter.n_positions or np.inf
@@ -265,9 +255,9 @@ class Corrector:
         return out
 
     def _places(self, row: list[int], text: str) -> list[int | None]:
-        """Where each token of the row, the end included, begins in the text: None inside of a character.
+        """Where each token of the row, end-of-text included, begins in the text; None inside a character.
 
-        Empty where the tokenizer does not give back the text that it was given, but for a blank before it.
+        Empty if decoding the tokens does not give the text back, except for a blank before it.
         """
         parts = [self.tokenizer.decode(row[:time], skip_special_tokens=True) for time in range(len(row))]
         shift = 0 if parts[-1] == text else 1
@@ -276,7 +266,7 @@ class Corrector:
         return [None if part.endswith("\ufffd") else max(0, len(part) - shift) for part in parts]
 
     def _surface(self, token: int) -> str:
-        """The token as it looks behind another one; nothing for special tokens, blanks and pieces of a character."""
+        """The token as it looks after another one; empty for special tokens, blanks and parts of a character."""
         if token not in self._surfaces:
             before, both = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (self._anchor, [*self._anchor, token]))
             new = both[len(before) :]
@@ -285,19 +275,19 @@ class Corrector:
 
 
 def _add(found: list[_Found], pools: list[_Pool]) -> None:
-    """Make candidates of the nearest texts of each vector; their log-probability is not known yet."""
+    """Add the nearest texts of each vector to its candidates; their log-probability is not known yet."""
     nearest: dict[int, list[_Found]] = {}
     for it in sorted(found, key=lambda it: -it[1]):
         if len(nearest.setdefault(it[0], [])) < KEPT:
             nearest[it[0]].append(it)
     for number, best in nearest.items():
-        # A copy: the vector is a view that would keep those of all found texts in memory.
+        # A copy, because the view would keep the vectors of all found texts in memory.
         pools[number].candidates += [Candidate(text, math.nan, cosine, vector.copy()) for _, cosine, text, vector in best]
         pools[number].candidates.sort(key=_by_cosine)
 
 
 def _pairs(edits: list[Edit], vectors: np.ndarray, cosines: np.ndarray, own: np.ndarray, target: np.ndarray) -> Iterator[Edit]:
-    """Both of two edits, in the order of the cosine to be expected: as if each moved the text's vector as it does alone.
+    """Pairs of edits, by their expected cosine: as if each moved the text's vector as it does alone.
 
     vectors, cosines: (n, dim) and (n,), of the edited texts; own: (dim,), of the text itself; target: (dim,), of length 1.
     """

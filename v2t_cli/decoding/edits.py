@@ -11,8 +11,6 @@ from typing import NamedTuple
 from v2t_cli.core.one_line import to_line
 
 _WORD = re.compile(r"\w+")
-
-
 _MARK = re.compile(r"[^\w\s]")
 
 
@@ -28,7 +26,7 @@ Edit = tuple[Span, ...]  # disjoint spans
 
 
 def apply(text: str, edit: Edit) -> str:
-    """The edited text, one line: no blanks at its ends or doubled, and its first word capital where that of the text was."""
+    """The edited text as one line: no blanks at the ends, none doubled, and a capital first letter if the text had one."""
     out = text
     for start, stop, new in sorted(edit, reverse=True):
         out = out[:start] + new + out[stop:]
@@ -40,12 +38,12 @@ def apply(text: str, edit: Edit) -> str:
 
 
 def disjoint(left: Edit, right: Edit) -> bool:
-    """Whether both edits can be made at once: no span touches one of the other."""
+    """Whether both edits can be made at once: no span of one touches a span of the other."""
     return all(a.stop < b.start or b.stop < a.start for a in left for b in right)
 
 
 def rearrangements(text: str) -> Iterator[Edit]:
-    """Each word or mark deleted, each two words swapped, each word moved to another place."""
+    """Delete each word or mark, swap each two words, move each word to each other place."""
     words = [match.span() for match in _WORD.finditer(text)]
     inner = _inner_words(text)
     deletions = [Span(start - (start > 0 and text[start - 1] == " "), stop, "") for start, stop in words]
@@ -63,7 +61,7 @@ def rearrangements(text: str) -> Iterator[Edit]:
 
 
 def endings(text: str, letters: Iterable[str]) -> Iterator[Edit]:
-    """Each word but the shortest without its last letter, with another one in its place, and with one more."""
+    """Drop, replace and add a last letter, for each word of three letters or more."""
     letters = list(letters)
     for match in _WORD.finditer(text):
         if len(match[0]) > 2:
@@ -76,13 +74,13 @@ def endings(text: str, letters: Iterable[str]) -> Iterator[Edit]:
 
 
 def last_letters(texts: Iterable[str], limit: int) -> list[str]:
-    """What the words of the texts end in, the most frequent first, at most `limit`."""
+    """The `limit` most frequent last letters of the texts' words."""
     words = chain.from_iterable(map(_WORD.findall, texts))
     return [letter for letter, _ in Counter(word[-1] for word in words if len(word) > 2).most_common(limit)]
 
 
 def borrowings(text: str, borrowed: Iterable[str]) -> Iterator[Edit]:
-    """Each of the words and marks in the place of each word or mark of the text, and between them."""
+    """Put each borrowed word or mark in the place of each word or mark of the text, and between them."""
     words = [match.span() for match in _WORD.finditer(text)]
     for new in borrowed:
         if _WORD.match(new):
@@ -98,7 +96,7 @@ def borrowings(text: str, borrowed: Iterable[str]) -> Iterator[Edit]:
 
 
 def borrow(text: str, others: Iterable[str], limit: int) -> list[str]:
-    """Words and marks of other texts that the text lacks, at most `limit`, in their order, as they look inside a sentence."""
+    """The first `limit` words and marks of other texts that the text lacks, as they look inside a sentence."""
     known = {word.lower() for word in _WORD.findall(text)} | set(_MARK.findall(text))
     out: list[str] = []
     for other in others:
@@ -110,7 +108,7 @@ def borrow(text: str, others: Iterable[str], limit: int) -> list[str]:
 
 
 def _inserted(text: str, words: list[tuple[int, int]], new: str, place: int) -> Edit:
-    """A word put before word number `place` of the text, or behind the last one."""
+    """Put a word before word number `place` of the text, or after the last one."""
     if place < len(words):
         start, stop = words[place]
         if place == 0:
@@ -121,7 +119,7 @@ def _inserted(text: str, words: list[tuple[int, int]], new: str, place: int) -> 
 
 
 def _inner_words(text: str) -> list[str]:
-    """The words of the text as they look inside a sentence: the first loses a capital that only its place gave it."""
+    """The words of the text as they look inside a sentence: without the capital that starts it."""
     words = _WORD.findall(text)
     if words and (len(words[0]) == 1 or words[0][1:].islower()):
         words[0] = words[0].lower()

@@ -1,4 +1,4 @@
-"""What a vector store gives away: the findings of an audit, measured on texts whose vectors were decoded."""
+"""What vectors give away: the findings of an audit, measured on texts whose vectors were decoded."""
 
 from __future__ import annotations
 
@@ -10,54 +10,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from v2t_cli.core.console import Track, log, silent
+from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.decoding.decode import decode
-from v2t_cli.decoding.search import Search
+from v2t_cli.decoding.search import FittedSearch, Search, fit
 from v2t_cli.evaluation.evaluate import Evaluation, Sample
 from v2t_cli.evaluation.metrics import Interval, token_f1, wilson_interval
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.encoder import Encoder, row_cosine, unit_rows
 
-NEAR_F1 = 0.75  # of the words: nearly the same text
-
-
-SAME_MEANING = 0.9  # cosine of the vectors
-
-
+NEAR_F1 = 0.75  # of the words, at least: nearly the same text
+SAME_MEANING = 0.9  # cosine of the vectors, at least: the same meaning
 THRESHOLDS = (0.999, 0.99, 0.95, 0.9, 0.8)
-
-
-NOISE = (0.0, 0.1, 0.3, 0.6, 1.0)  # length of what is added, in lengths of the vector
-
-
+NOISE = (0.0, 0.1, 0.3, 0.6, 1.0)  # length of the noise, relative to the vector
 NOISE_TEXTS = 100
-
-
 SEARCHED, NEIGHBOURS = 2000, 10
-
-
-RARE = 2  # a word that stands so often in all texts, or less
-
-
+RARE = 2  # occurrences of a rare word in all texts, at most
 PAIRS = 5
-
-
 WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 
 
 @dataclass
-class Share:
-    """How many texts came back so: "exactly", "nearly", "in meaning" or "not"; the share from 0 to 1."""
+class Outcome:
+    """How many texts came back "exactly", "nearly", "in meaning" or "not"; fraction and 95 % interval from 0 to 1."""
 
     how: str
     count: int
-    share: float
+    fraction: float
     interval: Interval
 
 
 @dataclass
 class Recall:
-    """Of the words of a kind that stand in the texts, those that stand in what was read from their vectors."""
+    """How many words of a kind are in the texts, and how many of them were recovered from the vectors."""
 
     kind: str
     words: int
@@ -66,7 +50,7 @@ class Recall:
 
 @dataclass
 class Trust:
-    """Of the rows whose cosine is at least so high, those that are exact."""
+    """How many rows have at least this cosine, and how many of them are exact."""
 
     cosine: float
     rows: int
@@ -74,24 +58,24 @@ class Trust:
 
 
 @dataclass
-class Disturbed:
-    """What comes back when noise of so many lengths of the vector is added to it, and what that leaves of searches."""
+class NoiseResult:
+    """What comes back when noise of this length, relative to the vector, is added, and what that costs a search."""
 
     noise: float
     texts: int
     exact_match: float
-    cosine: float | None  # of what came back, with the clean vector
-    neighbours: float | None  # of the nearest ones among the clean vectors, the share that a search still finds; None: too few texts
+    cosine: float | None  # of the decoded text with the clean vector
+    neighbours: float | None  # fraction of the nearest clean vectors that a search still finds; None: too few texts
 
 
 @dataclass
 class Findings:
-    """All that the report shows, beside the evaluation itself."""
+    """What the report shows besides the evaluation itself."""
 
-    shares: list[Share]
+    outcomes: list[Outcome]
     recalls: list[Recall]
-    trust: list[Trust]  # empty where there is no encoder
-    noise: list[Disturbed]
+    trust: list[Trust]  # empty without an encoder
+    noise: list[NoiseResult]
     worst: list[Sample]
     median: list[Sample]
     best: list[Sample]
@@ -102,20 +86,19 @@ def audit(
     evaluation: Evaluation,
     vectors: np.ndarray,
     search: Search,
-    encoder: Encoder | None,
     known: Iterable[str] = (),
     seed: int = 0,
     track: Track = silent,
 ) -> Findings:
-    """Look into an evaluation. vectors: float32 (texts, dim), of its pairs; known: training texts, whose words are not rare."""
+    """Analyse an evaluation. vectors: float32 (texts, dim), of its pairs; known: training texts, whose words are not rare."""
     pairs = evaluation.pairs
     ranked = sorted(pairs, key=_closeness)
     middle = max(0, len(ranked) // 2 - PAIRS // 2)
     return Findings(
-        shares=shares(pairs),
+        outcomes=outcomes(pairs),
         recalls=recalls(pairs, known),
-        trust=[] if encoder is None else trust(pairs),
-        noise=disturbed(checkpoint, pairs, vectors, search, encoder, seed, track),
+        trust=[] if checkpoint.encoder is None else trust(pairs),
+        noise=decode_with_noise(checkpoint, pairs, vectors, fit(checkpoint, search), seed, track),
         worst=ranked[:PAIRS],
         median=ranked[middle : middle + PAIRS],
         best=ranked[::-1][:PAIRS],
@@ -123,18 +106,14 @@ def audit(
 
 
 def _closeness(pair: Sample) -> tuple[float, float]:
-    """By what a pair is ranked: the cosine where there is one, else the words in common."""
+    """The key that ranks pairs: the cosine if there is one, else the words in common."""
     return (token_f1(pair.text, pair.source) if pair.cosine is None else pair.cosine, float(pair.text == pair.source))
 
 
-def shares(pairs: list[Sample]) -> list[Share]:
-    """How the texts came back; each counts once, where it fits first. Without cosines nothing is said of their meaning."""
-    kinds = [_kind(pair) for pair in pairs]
-    out = []
-    for how in ("exactly", "nearly", "in meaning", "not"):
-        hits = kinds.count(how)
-        out.append(Share(how, hits, hits / len(kinds), wilson_interval(hits, len(kinds))))
-    return out
+def outcomes(pairs: list[Sample]) -> list[Outcome]:
+    """How the texts came back. Each counts once, in the first group that fits. Without cosines "in meaning" is empty."""
+    hits, n = Counter(map(_kind, pairs)), len(pairs)
+    return [Outcome(how, hits[how], hits[how] / n, wilson_interval(hits[how], n)) for how in ("exactly", "nearly", "in meaning", "not")]
 
 
 def _kind(pair: Sample) -> str:
@@ -147,7 +126,7 @@ def _kind(pair: Sample) -> str:
 
 
 def recalls(pairs: list[Sample], known: Iterable[str] = ()) -> list[Recall]:
-    """Recall of all words, of numbers, names and rare words; each occurrence counts, in any case of its letters."""
+    """Recall of all words, numbers, names and rare words. Every occurrence counts; upper and lower case are the same."""
     often: Counter[str] = Counter()
     for text in (*(pair.source for pair in pairs), *known):
         often.update(_words(text))
@@ -168,7 +147,9 @@ def _words(text: str) -> list[str]:
 
 def _kinds(text: str, often: Counter[str]) -> dict[str, list[str]]:
     words = WORD.findall(text)
-    begins = {match.start(1) for match in re.finditer(r"(?:^|[.!?…]\s+)\W*(\w)", text)}  # of sentences, which are capital for that
+    begins = {
+        match.start(1) for match in re.finditer(r"(?:^|[.!?…]\s+)\W*(\w)", text)
+    }  # first words of sentences, which have a capital anyway
     names = [match.group() for match in WORD.finditer(text) if match.group()[0].isupper() and match.start() not in begins]
     return {
         "all words": [word.lower() for word in words],
@@ -179,7 +160,7 @@ def _kinds(text: str, often: Counter[str]) -> dict[str, list[str]]:
 
 
 def trust(pairs: list[Sample]) -> list[Trust]:
-    """Whether the cosine can be believed."""
+    """How reliable the cosine is."""
     out = []
     for threshold in THRESHOLDS:
         rows = [pair for pair in pairs if pair.cosine is not None and pair.cosine >= threshold]
@@ -187,37 +168,37 @@ def trust(pairs: list[Sample]) -> list[Trust]:
     return out
 
 
-def disturbed(
-    checkpoint: Checkpoint, pairs: list[Sample], vectors: np.ndarray, search: Search, encoder: Encoder | None, seed: int, track: Track
-) -> list[Disturbed]:
-    """What comes back of some of the texts when Gaussian noise is added to their vectors."""
-    rng = np.random.default_rng(seed)
+def decode_with_noise(
+    checkpoint: Checkpoint, pairs: list[Sample], vectors: np.ndarray, search: FittedSearch, seed: int, track: Track
+) -> list[NoiseResult]:
+    """Decode some of the texts again, with Gaussian noise added to their vectors."""
+    rng, encoder = np.random.default_rng(seed), checkpoint.encoder
     chosen = np.sort(rng.permutation(len(pairs))[:NOISE_TEXTS])
     clean, sources = vectors[chosen], [pairs[i].source for i in chosen]
     direction = _noise(clean, rng)
     out = []
-    log.info(f"decoding {len(chosen)} of the texts {len(NOISE) - 1} times more, with noise on their vectors")
+    log.info(f"decoding {len(chosen)} of the texts {len(NOISE) - 1} more times, with noise added to their vectors")
     with track("decoding with noise", (len(NOISE) - 1) * len(chosen)) as advance:
         for noise in NOISE:
             noisy = (clean + noise * direction).astype(np.float32)
             texts = [pairs[i].text for i in chosen] if not noise else []
-            for row in decode(checkpoint, [Block(0, noisy)] if noise else [], search, encoder, seed, notes=False):
+            for row in decode(checkpoint, [Block(0, noisy)] if noise else [], search, seed, warn=False):
                 texts.append(row.best.text)
                 advance(1)
             exact = float(np.mean([text == source for text, source in zip(texts, sources)]))
             cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
-            out.append(Disturbed(noise, len(chosen), exact, cosine, neighbours_kept(vectors[:SEARCHED], noise, seed)))
+            out.append(NoiseResult(noise, len(chosen), exact, cosine, neighbours_kept(vectors[:SEARCHED], noise, seed)))
     return out
 
 
 def _noise(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian, as long as the vectors."""
+    """Gaussian noise, each row as long as the vector."""
     noise = rng.normal(size=vectors.shape)
     return noise * (np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True))
 
 
 def neighbours_kept(vectors: np.ndarray, noise: float, seed: int) -> float | None:
-    """Of the vectors nearest to each (by cosine, itself aside), the share that is nearest still where all but the query are noisy."""
+    """The fraction of each vector's nearest neighbours, by cosine, that are still nearest when all stored vectors are noisy."""
     count = min(NEIGHBOURS, len(vectors) // 2)
     if not count:
         return None

@@ -1,10 +1,9 @@
-"""Evaluation: how much of the sentences comes back."""
+"""Evaluation: how much of a set of texts comes back from their vectors."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,25 +13,27 @@ import torch
 from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
-from v2t_cli.decoding.decode import decode, fit
-from v2t_cli.decoding.search import Search
+from v2t_cli.core.similarity import row_cosine
+from v2t_cli.decoding.candidates import Row
+from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.search import FittedSearch, Search, fit
 from v2t_cli.evaluation.metrics import Interval, TextScores, ratio_interval, score_texts
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.encoder import CHUNK_TEXTS, Encoder, embed_all, embed_chunks, row_cosine, unit_rows
-from v2t_cli.models.inverter import score
+from v2t_cli.models.encoder import embed_all
+from v2t_cli.models.inverter import log_likelihood
 from v2t_cli.models.language_model import tokenize
 
-# Upper ends of the length classes, in the decoder's tokens without the end of the text.
+# Upper ends of the length classes, in the decoder's tokens without the end-of-text.
 LENGTHS = (4, 8, 12)
-
-
 # Lower ends of the confidence bands.
 BANDS = (0.999, 0.95, 0.9, 0.8, 0.6)
 
 
 @dataclass
 class Sample:
+    """A text, what was decoded from its vector, and the cosine of the two vectors."""
+
     source: str
     text: str
     cosine: float | None
@@ -40,7 +41,7 @@ class Sample:
 
 @dataclass
 class LengthClass:
-    """Scores of the texts of `tokens` tokens, such as "5-8"."""
+    """Scores of the texts that have `tokens` tokens, such as "5-8"."""
 
     tokens: str
     n: int
@@ -52,7 +53,7 @@ class LengthClass:
 
 @dataclass
 class Band:
-    """Share of exact texts among those whose re-embedded cosine lies in `cosine`, such as "0.95-0.999"."""
+    """How many texts have a cosine in this band, such as "0.95-0.999", and the fraction of them that is exact."""
 
     cosine: str
     n: int
@@ -61,7 +62,7 @@ class Band:
 
 @dataclass
 class Evaluation:
-    """Scores of a checkpoint on texts; loss in nats a token."""
+    """Scores of a checkpoint on texts; the loss in nats per token."""
 
     loss: float
     perplexity: float
@@ -69,16 +70,16 @@ class Evaluation:
     scores: TextScores
     quality: str
     strategy: str
-    milliseconds: float  # of decoding, a vector
-    encoder_calls: float  # texts that were re-embedded, a vector
+    milliseconds: float  # of decoding, per vector
+    encoder_calls: float  # re-embedded texts, per vector
     by_length: list[LengthClass]
-    confidence: list[Band]
-    nearest: TextScores | None  # the nearest training text instead of a generated one
+    confidence: list[Band]  # empty without an encoder
     samples: list[Sample]
     pairs: list[Sample]  # all of them; not in as_dict
+    nearest: TextScores | None = None  # of the nearest training text instead of a decoded one
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `v2t eval --json`: the scores at its top level."""
+        """The object that `v2t eval --json` prints, with the scores at its top level."""
         out = asdict(replace(self, pairs=[]))
         del out["pairs"]
         scores = out.pop("scores")
@@ -91,118 +92,103 @@ def evaluate(
     texts: list[str],
     vectors: np.ndarray,
     search: Search,
-    encoder: Encoder | None,
     samples: int = 20,
     seed: int = 0,
-    train_texts: Iterable[str] | None = None,
     track: Track = silent,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Decode the vectors of the texts and compare. vectors: float32 (len(texts), dim). Several processes share the texts.
+    """Decode the vectors of the texts and compare. vectors: float32 (len(texts), dim). Several processes divide the texts.
 
-    train_texts: the file it was trained on, for the nearest-neighbour baseline; needs the encoder. The texts that the run
-    held out are left out of it: each would find itself.
-    Without an encoder nothing is re-ranked and there is no cosine. Raises RequestError where there are no texts.
+    Without an encoder nothing is re-ranked and there is no cosine. Raises RequestError if there are no texts.
     """
     if not texts:
-        raise RequestError("there are no texts to evaluate on")
-    if train_texts is not None and encoder is None:
-        raise RequestError("the nearest training text is found with the encoder; name it with --encoder")
-    known = None
-    if train_texts is not None:
-        held_out = set(checkpoint.held_out())
-        known = [text for text in train_texts if text not in held_out]
-        if not known:
-            raise RequestError("--train-texts: no texts but those that the run held out")
-    search = fit(checkpoint, search)
-    # The same everywhere: GPUs with unequal room would cut unequal blocks.
-    search = replace(search, batch_size=processes.by_main(lambda: search.rows))
-    blocks = processes.share(grid(len(texts), search.rows))
-    mine = slice(blocks[0].start, blocks[-1].stop) if blocks else slice(0)
-    losses, lengths = (np.array(processes.gather(part.tolist())) for part in token_losses(checkpoint, texts[mine], vectors[mine]))
-    rows = []
-    start = time.perf_counter()
-    with track("decoding", mine.stop - (mine.start or 0)) as advance:
-        parts = (Block(part.start, vectors[part.start : part.stop]) for part in blocks)
-        for row in decode(checkpoint, parts, search, encoder, seed, processes):
-            rows.append(row)
-            advance(1)
-    rows = processes.gather(rows)
-    milliseconds = 1000 * (time.perf_counter() - start) / len(texts)
+        raise RequestError("no texts to evaluate")
+    fitted = fit(checkpoint, search)
+    # The same everywhere: GPUs with unequal memory would cut unequal blocks.
+    fitted = fitted.model_copy(update={"batch_size": processes.by_main(lambda: fitted.batch_size)})
+    losses, lengths = _divided_losses(checkpoint, texts, vectors, fitted.batch_size, processes)
+    rows, milliseconds = _timed_rows(checkpoint, vectors, fitted, seed, track, processes)
     generated = [row.best.text for row in rows]
-    if encoder is None:
-        cosines = None
-    elif search.rerank:
-        cosines = np.array([row.best.cosine for row in rows])
-    else:
-        cosines = row_cosine(embed_all(encoder, generated, processes), vectors)
-    loss = float(losses.sum() / lengths.sum())
+    cosines = _cosines(checkpoint, rows, vectors, processes)
     pairs = [Sample(*pair) for pair in zip(texts, generated, [None] * len(texts) if cosines is None else cosines.tolist())]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:samples])
+    loss = float(losses.sum() / lengths.sum())
     return Evaluation(
         loss=loss,
         perplexity=math.exp(min(loss, 700)),
         loss_interval=ratio_interval(losses, lengths),
         scores=score_texts(generated, texts, cosines),
         quality=search.quality,
-        strategy=f"{search.strategy}, {search.beams} a vector" + (_judged(search, checkpoint) if encoder else ""),
+        strategy=f"{search.strategy}, {search.beams} per vector" + _judged(checkpoint, fitted),
         milliseconds=milliseconds,
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, generated, texts, cosines),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
-        nearest=None if known is None or encoder is None else nearest_texts(encoder, known, texts, vectors, track, processes),
         samples=[pairs[i] for i in chosen],
         pairs=pairs,
     )
 
 
-def _judged(search: Search, checkpoint: Checkpoint) -> str:
+def _judged(checkpoint: Checkpoint, search: FittedSearch) -> str:
+    if not search.rerank:
+        return ""
     corrects = search.rounds and (search.edits or (search.rewrites and checkpoint.inverter.difference is not None))
-    return "" if not search.rerank else ", re-ranked and corrected" if corrects else ", re-ranked"
+    return ", re-ranked and corrected" if corrects else ", re-ranked"
+
+
+def _divided_losses(
+    checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray, size: int, processes: Processes
+) -> tuple[np.ndarray, np.ndarray]:
+    """Like `token_losses`, in blocks of `size` texts that the processes divide."""
+    blocks = processes.split(grid(len(texts), size))
+    mine = slice(blocks[0].start, blocks[-1].stop) if blocks else slice(0)
+    losses, lengths = token_losses(checkpoint, texts[mine], vectors[mine])
+    return np.array(processes.gather(losses.tolist())), np.array(processes.gather(lengths.tolist()))
 
 
 def token_losses(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Negative log-likelihood of each text in nats, float64, and its tokens, the end included: (rows,), (rows,)."""
+    """Negative log-likelihood of each text in nats, float64, and its tokens with the end-of-text: (rows,), (rows,)."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
     rows = tokenize(tokenizer, texts)
     limit = inverter.n_positions
     if limit is not None and (long := sum(len(row) > limit for row in rows)):
         log.warning(f"{long:,} texts are longer than the decoder's {limit} tokens; only their beginning is scored")
         rows = [row[:limit] for row in rows]
-    logprobs = score(inverter, torch.from_numpy(vectors), rows, np.arange(len(rows)), tokenizer.pad_token_id)
+    logprobs = log_likelihood(inverter, torch.from_numpy(vectors), rows, np.arange(len(rows)), tokenizer.pad_token_id)
     return -logprobs, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
-def nearest_texts(
-    encoder: Encoder, train_texts: list[str], texts: list[str], vectors: np.ndarray, track: Track = silent, processes: Processes = ALONE
-) -> TextScores:
-    """Scores of copying: the training text with the nearest vector stands for each text. No vector of theirs is kept."""
-    unit = unit_rows(vectors)
-    cosines = np.full(len(texts), -np.inf, dtype=np.float32)
-    found = [""] * len(texts)
-    blocks = processes.share(grid(len(train_texts), CHUNK_TEXTS))
-    chunks = embed_chunks(encoder, (train_texts[rows.start : rows.stop] for rows in blocks), processes)
-    log.info(f"embedding the {len(train_texts):,} training texts, to find the nearest ones")
-    with track("nearest training texts", sum(map(len, blocks))) as advance:
-        for chunk, rows in zip(chunks, blocks):
-            similarity = unit @ unit_rows(chunk).T  # (texts, chunk)
-            place = similarity.argmax(axis=1)
-            value = similarity[np.arange(len(texts)), place]
-            for i in np.flatnonzero(value > cosines):
-                cosines[i], found[i] = value[i], train_texts[rows.start + place[i]]
-            advance(len(chunk))
-    best = [max(of_text, key=lambda it: it[0]) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))]
-    return score_texts([text for _, text in best], texts, np.array([cosine for cosine, _ in best]))
+def _timed_rows(
+    checkpoint: Checkpoint, vectors: np.ndarray, search: FittedSearch, seed: int, track: Track, processes: Processes
+) -> tuple[list[Row], float]:
+    """The decoded rows of all processes, and the milliseconds per vector."""
+    blocks = processes.split(grid(len(vectors), search.batch_size))
+    rows = []
+    start = time.perf_counter()
+    with track("decoding", sum(map(len, blocks))) as advance:
+        for row in decode(checkpoint, (Block(it.start, vectors[it.start : it.stop]) for it in blocks), search, seed, processes):
+            rows.append(row)
+            advance(1)
+    rows = processes.gather(rows)
+    return rows, 1000 * (time.perf_counter() - start) / len(vectors)
+
+
+def _cosines(checkpoint: Checkpoint, rows: list[Row], vectors: np.ndarray, processes: Processes) -> np.ndarray | None:
+    """Of each decoded text with the given vector: (rows,); None without an encoder."""
+    if checkpoint.encoder is None:
+        return None
+    known = [row.best.cosine for row in rows]
+    if None not in known:
+        return np.array(known)
+    return row_cosine(embed_all(checkpoint.encoder, [row.best.text for row in rows], processes), vectors)
 
 
 def _by_length(lengths: np.ndarray, generated: list[str], texts: list[str], cosines: np.ndarray | None) -> list[LengthClass]:
-    out = []
-    for low, high in zip((0, *LENGTHS), (*LENGTHS, np.inf)):
-        rows = np.flatnonzero((lengths > low) & (lengths <= high)) if low else np.flatnonzero(lengths <= high)
-        if not len(rows):
-            continue
+    classes, out = np.searchsorted(LENGTHS, lengths), []
+    for i in np.unique(classes):
+        rows = np.flatnonzero(classes == i)
         part = score_texts([generated[i] for i in rows], [texts[i] for i in rows], None if cosines is None else cosines[rows], resamples=0)
-        name = f"{low + 1}+" if high == np.inf else f"{low + 1}-{high}"
+        name = f"{(0, *LENGTHS)[i] + 1}" + (f"-{LENGTHS[i]}" if i < len(LENGTHS) else "+")
         out.append(LengthClass(name, part.n, part.exact_match, part.bleu, part.chrf, part.cosine))
     return out
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
-
-
 Interval = tuple[float, float]  # 95 %
 
 
@@ -32,7 +30,7 @@ class TextScores:
 
 
 def score_texts(generated: list[str], references: list[str], cosines: np.ndarray | None, resamples: int = RESAMPLES) -> TextScores:
-    """Compare texts with their references, one a row.
+    """Compare texts with their references.
 
     cosines: float (rows,), of their vectors, where known; resamples: 0 for no intervals.
     """
@@ -69,7 +67,7 @@ def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, resamples: in
 
 
 def wilson_interval(hits: int, n: int) -> Interval:
-    """95 % interval of a share (Wilson 1927): unlike a bootstrap's it has a width where none or all of n are hits."""
+    """95 % interval of a share (Wilson 1927): unlike a bootstrap interval, it is not empty if none or all of n are hits."""
     z2 = 1.959964**2
     middle, width = (hits + z2 / 2) / (n + z2), np.sqrt(z2 * (hits * (n - hits) / n + z2 / 4)) / (n + z2)
     return float(max(0.0, middle - width)), float(min(1.0, middle + width))
@@ -85,7 +83,7 @@ def _bootstrap(rows: np.ndarray, of_sums: Callable[[np.ndarray], float], resampl
 
 
 def token_f1(generated: str, reference: str) -> float:
-    """F1 of the two bags of tokens, which are what white space separates: a word with its comma is another token."""
+    """F1 of the two bags of tokens. White space separates tokens, so a word with a comma is a different one."""
     ours, theirs = generated.split(), reference.split()
     if not ours or not theirs:
         return float(ours == theirs)

@@ -1,4 +1,4 @@
-"""Output files that are whole or not there."""
+"""Output files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from typing import BinaryIO
 from v2t_cli.core.errors import RequestError
 
 _ARRIVED = ".arrived"
-
-
-_GONE = ".gone"  # behind the name of a file that has no successor
+_GONE = ".gone"  # marks a file to delete
 
 
 def check_target(path: str | Path) -> Path:
-    """The absolute path of a file to write: a link stays, the file it leads to is replaced. Raises RequestError for a folder."""
+    """The absolute path of a file to write. Links are followed: the target is replaced. Raises RequestError for a folder."""
     if Path(path).is_dir():
-        raise RequestError(f"{path}: is a folder, expected the name of a file to write")
+        raise RequestError(f"{path}: is a folder; expected a file name")
     return Path(path).resolve()
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Open a binary file that replaces `path` when the block ends without an error, and disappears otherwise.
 
-    Parent folders are created. Raises RequestError where the place cannot be written.
+    Parent folders are created. Raises RequestError if the file cannot be written.
     """
     path = check_target(path)
-    if path.exists() and not path.is_file():  # /dev/null, a named pipe: nothing that could be replaced
+    if path.exists() and not path.is_file():  # /dev/null or a named pipe, which cannot be replaced
         with tempfile.TemporaryFile() as stream:
             yield stream
             stream.seek(0)
@@ -47,7 +45,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(handle, "w+b") as stream:
             yield stream
-        open_to_others(temporary)
+        set_default_mode(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -55,17 +53,17 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
-def open_to_others(path: str | Path) -> None:
-    """Give a file that was made for its owner alone, as temporary ones are, the permissions that open() would give."""
+def set_default_mode(path: str | Path) -> None:
+    """Give a temporary file, which only its owner may read, the permissions that open() would give."""
     mask = os.umask(0)
     os.umask(mask)
     os.chmod(path, 0o666 & ~mask)
 
 
 def move_in(new: Path, folder: Path, gone: Iterable[str] = ()) -> None:
-    """Let all files of the folder `new`, on the same disk, take their places in `folder`, and those named in `gone` leave it.
+    """Move all files of the folder `new`, on the same disk, into `folder`, and remove those named in `gone` from it.
 
-    At once: from its renaming on they count as there, and whoever is killed on the way leaves the rest to `settle`.
+    A single rename commits the move. If the process is killed after it, `settle` finishes.
     """
     for name in gone:
         (new / f"{name}{_GONE}").touch()
@@ -74,11 +72,11 @@ def move_in(new: Path, folder: Path, gone: Iterable[str] = ()) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Bring what `move_in` has left on the way to its place. Does nothing where there is nothing."""
+    """Finish what an interrupted `move_in` left over. Does nothing if there is nothing to finish."""
     arrived = folder / _ARRIVED
     if arrived.is_symlink() or not arrived.is_dir():  # a link would bring files from elsewhere
         return
-    with suppress(FileNotFoundError):  # another process is at it too
+    with suppress(FileNotFoundError):  # another process does the same
         for path in arrived.iterdir():
             with suppress(FileNotFoundError):
                 if path.suffix == _GONE:

@@ -1,7 +1,7 @@
-"""Where rows go: to a file, made in parts by several processes and runs if need be, or to a stream as they come.
+"""Output files that several processes, or several runs of the same command, write together.
 
-Beside a file that is made in parts there is a folder until it is whole: what the run is to be (run.json), and the rows that
-are done. The file itself appears at the end, at once.
+Until the file is complete, a folder beside it holds the finished rows and run.json, which describes the run. The file appears
+in one step at the end.
 """
 
 from __future__ import annotations
@@ -16,44 +16,41 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-from numpy.lib import format as npy
 
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import Processes
 from v2t_cli.io.atomic import check_target, replacing
-from v2t_cli.io.signature import check_unchanged
-from v2t_cli.io.vectors import grid
-from v2t_cli.models.encoder import EncoderIdentity
+from v2t_cli.io.signature import Signature
+from v2t_cli.io.vectors import as_bytes, grid, write_header
 
-RUN, LOCK, WHOLE = "run.json", "lock", "whole"
-
-
-ROWS = "rows-"  # and the number of the first
+RUN, LOCK, COMPLETE = "run.json", "lock", "complete"
+HINT = "to continue, run the same command with --resume"
+ROWS = "rows-"  # followed by the number of the first row
 
 
-def in_parts(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:
-    """Whether an output is made in parts: from a file, which can be read again, to a file, which can take its place at the end.
+def is_resumable(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:
+    """Whether the output is written in parts: if the source is a file, which can be read again, and the output can be one.
 
-    Raises RequestError where it cannot be, but several processes or --resume ask for it.
+    Raises RequestError if not, but several processes, --resume or --overwrite ask for it.
     """
     target = Path(output)
     if Path(source).is_file() and output != "-" and (target.is_file() or target.is_dir() or not target.exists()):
         if resume and overwrite:
             raise RequestError("--resume and --overwrite exclude each other")
-        if resume and not _parts(target) and target.is_file() and target.stat().st_mtime < Path(source).stat().st_mtime:
-            raise RequestError(f"{output}: is there already, and older than {source}; --overwrite makes it anew")
+        if resume and not _is_begun(target) and target.is_file() and target.stat().st_mtime < Path(source).stat().st_mtime:
+            raise RequestError(f"{output}: already exists and is older than {source}; --overwrite creates it again")
         return True
-    if source == "-" or Path(source).exists():  # else that is the mistake to tell
+    if source == "-" or Path(source).exists():  # otherwise that is the mistake to report
         for asked, what in ((resume, "--resume"), (overwrite, "--overwrite"), (processes.count > 1, "several processes")):
             if asked:
-                raise RequestError(f"{what}: for work from a file to a file, which -o names; not for stdin, stdout or a pipe")
+                raise RequestError(f"{what}: needs an input file and -o FILE, not stdin, stdout or a pipe")
     return False
 
 
-def _parts(target: Path) -> bool:
-    """Whether a run was begun there and has not ended."""
+def _is_begun(target: Path) -> bool:
+    """Whether an unfinished run has left its parts there."""
     return (_folder(target) / RUN).exists()
 
 
@@ -62,60 +59,46 @@ def _folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.parts")
 
 
-class Stream:
-    """Lines that are written as they come, to stdout, or to a file that is no file, such as /dev/null."""
+class ResumableLines:
+    """Lines, one per row, that become a file.
 
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
-
-    def write(self, first: int, lines: list[str]) -> None:
-        self._stream.writelines(f"{line}\n".encode() for line in lines)
-        self._stream.flush()
-
-    def finish(self) -> None:
-        pass
-
-
-class Parts:
-    """Lines, one a row, on their way into a file.
-
-    Each process appends to files named by their first row, so that what is done can be told from them: nothing is lost
-    but the block that a process was at. To be used as a context: an error keeps the parts where there are any.
+    Each process appends to files named by their first row, which show what is done: an interruption loses no more than the
+    block in progress. Use it as a context manager: an error keeps the parts that exist.
     """
 
-    def __init__(self, output: str, processes: Processes, resume: bool, overwrite: bool):
-        """resume: what an interrupted run left; overwrite: to drop that. Raises RequestError where there can be no such file."""
+    def __init__(self, output: str | Path, processes: Processes, resume: bool = False, overwrite: bool = False, hint: str = HINT):
+        """resume: continue an interrupted run; overwrite: drop it; both: drop it if it is damaged or another one.
+
+        hint: how to continue, told after an interruption. Raises RequestError if there can be no such file.
+        """
         self.output = check_target(output)
+        self.untouched = False  # whether the output was complete already
         self._folder = _folder(self.output)
-        self.left_alone = False  # the output, which was there already
-        self._processes, self._resume, self._overwrite = processes, resume, overwrite
+        self._processes, self._resume, self._overwrite, self._hint = processes, resume, overwrite, hint
         self._header: list[str] = []
         self._rows = self._size = 0
         self._stream: BinaryIO | None = None
         self._next = -1  # the row that comes next in the stream
         self._lock: Any = None
-        self._broken = False  # so that no resuming helps
-        self._empty = False  # made by this run, and without a row so far
+        self._broken = False  # so that resuming would not help
+        self._empty = False  # begun by this run, and no row written yet
 
-    def begin(
-        self, rows: int, size: int, signature: dict[str, Any], encoder: EncoderIdentity | None, header: Sequence[str] = ()
-    ) -> list[range]:
-        """The blocks that this process is to do: its share of those that are not done.
+    def begin(self, rows: int, size: int, signature: Signature, header: Sequence[str] = ()) -> list[range]:
+        """The blocks that this process must do: its part of those that are not done.
 
-        size: rows of a block; a run that was begun keeps its own. signature and encoder: what must be the same for two runs
-        to be parts of one. header: lines that stand before the rows. Raises RequestError where there is another run, or one
-        that was not to be resumed, and V2TError where there is no room.
+        size: rows of a block; a resumed run keeps its own. header: lines before the rows. Raises RequestError if another run,
+        or one that was not to be resumed, is in the way, and V2TError if the disk has no room.
         """
-        if self._processes.by_main(self._is_whole):
-            self.left_alone = True
-            log.warning(f"{self.output}: is there already and stays as it is, unchecked; --overwrite makes it anew")
+        if self._processes.by_main(self._is_complete):
+            self.untouched = True
+            log.warning(f"{self.output}: already exists; left unchanged and not checked. --overwrite creates it again")
             return []
-        size, done = self._processes.by_main(lambda: self._begin(rows, size, signature, encoder))
+        size, done = self._processes.by_main(lambda: self._begin(rows, size, signature))
         self._header, self._rows, self._size = list(header), rows, size
         finished = {start for first, stop in done for start in range(first, stop, size)}
         if done:
-            log.info(f"{sum(stop - first for first, stop in done):,} of {rows:,} rows are done already")
-        return self._processes.share([block for block in grid(rows, size) if block.start not in finished])
+            log.info(f"{sum(stop - first for first, stop in done):,} of {rows:,} rows are already done")
+        return self._processes.split([block for block in grid(rows, size) if block.start not in finished])
 
     def write(self, first: int, lines: list[str]) -> None:
         """Append the lines of consecutive rows."""
@@ -128,9 +111,9 @@ class Parts:
         self._next, self._empty = first + len(lines), False
 
     def finish(self) -> None:
-        """Put the output in its place, once every process has come here.
+        """Put the output in its place, once every process has made this call.
 
-        Raises V2TError where a row is missing or stands there twice: texts that changed, or a process that was thought dead.
+        Raises V2TError if a row is missing or duplicated: the input changed, or a process believed dead was still writing.
         """
         self._close()
         self._processes.wait()
@@ -139,10 +122,10 @@ class Parts:
         done = self._done(self._rows, self._size)
         if [first for first, _ in done] + [self._rows] != [0, *(stop for _, stop in done)]:
             self._broken = True
-            raise V2TError(f"{self.output}: rows are missing or twice there, so that it is not written; --overwrite starts anew")
-        whole = self._whole()
-        if whole.exists():  # else it has arrived, and the run was killed before it could clear away
-            os.replace(whole, self.output)
+            raise V2TError(f"{self.output}: some rows are missing or duplicated; nothing was written; --overwrite starts over")
+        complete = self._assemble()
+        if complete.exists():  # if not, it has arrived, and the run was killed before it could clean up
+            os.replace(complete, self.output)
         self._clear()
 
     def __enter__(self) -> Self:
@@ -151,7 +134,7 @@ class Parts:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self._close()
-        except OSError:  # of a full disk, which was told already
+        except OSError:  # a full disk, which was reported already
             if error is None:
                 raise
         finally:
@@ -160,68 +143,69 @@ class Parts:
                     self._clear()
                 else:
                     if not self._broken:
-                        log.info(f"{self.output}: the rows that are done are kept; the same command with --resume goes on with the others")
+                        log.info(f"{self.output}: finished rows are kept; {self._hint}")
                     self._lock.release()
 
     def _clear(self) -> None:
-        """Remove all parts; run.json first, for without it nothing was begun."""
+        """Remove all parts; run.json first, because without it nothing counts as begun."""
         (self._folder / RUN).unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.release()  # so late that nobody else begins here; NFS keeps a file that is open, and its folder
+        self._lock.release()  # only now, so that nobody else begins here; NFS keeps a file that is open, and its folder
         with suppress(OSError):
             self._folder.rmdir()
 
-    def _is_whole(self) -> bool:
-        """Whether a run that is to be resumed has ended: a job that was requeued a moment too late has nothing to do."""
-        return self._resume and self.output.exists() and not _parts(self.output)
+    def _is_complete(self) -> bool:
+        """Whether the run to resume has already finished. A job may be requeued just after it finished."""
+        return self._resume and self.output.exists() and not _is_begun(self.output)
 
-    def _begin(self, rows: int, size: int, signature: dict[str, Any], encoder: EncoderIdentity | None) -> tuple[int, list[tuple[int, int]]]:
+    def _begin(self, rows: int, size: int, signature: Signature) -> tuple[int, list[tuple[int, int]]]:
+        begun = _is_begun(self.output)
+        if begun and not (self._resume or self._overwrite):
+            raise RequestError(f"{self.output}: a run was interrupted there; --resume continues it, --overwrite starts over")
+        self._acquire()
+        if begun and self._resume:
+            try:
+                size = self._check(signature)
+                return size, self._done(rows, size)
+            except RequestError:
+                if not self._overwrite:
+                    raise
+                log.warning(f"{self.output}: starting over; what an interrupted run left is damaged, or of another run")
+        self._empty = True
+        (self._folder / RUN).unlink(missing_ok=True)  # first: without it nothing counts as begun
+        for path in self._folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        try:
+            self._prepare()
+            with replacing(self._folder / RUN) as stream:
+                stream.write(json.dumps({"size": size, **signature.model_dump(mode="json")}, ensure_ascii=False).encode())
+        except OSError as error:
+            raise V2TError(f"{self.output}: {error.strerror}") from None
+        return size, []
+
+    def _acquire(self) -> None:
         from filelock import FileLock, Timeout
 
-        begun = _parts(self.output)
-        if begun and not (self._resume or self._overwrite):
-            raise RequestError(f"{self.output}: a run was interrupted there; --resume goes on with it, --overwrite starts anew")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._folder / LOCK, timeout=0)
             lock.acquire()
         except Timeout:
-            raise RequestError(f"{self.output}: another v2t is writing it") from None
+            raise RequestError(f"{self.output}: another v2t process is writing it") from None
         except OSError as error:
             raise RequestError(f"{self.output}: cannot be written: {error.strerror}") from None
         self._lock = lock
-        if begun and self._resume:
-            size = self._check(signature, encoder)
-            return size, self._done(rows, size)
-        self._empty = True
-        (self._folder / RUN).unlink(missing_ok=True)  # first: without it nothing was begun
-        for path in self._folder.iterdir():
-            if path.name != LOCK:
-                path.unlink()
-        run = {"size": size, "signature": signature, "encoder": encoder.model_dump() if encoder else None}
-        try:
-            self._prepare()
-            with replacing(self._folder / RUN) as stream:
-                stream.write(json.dumps(run, ensure_ascii=False).encode())
-        except OSError as error:
-            raise V2TError(f"{self.output}: {error.strerror}") from None
-        return size, []
 
-    def _check(self, signature: dict[str, Any], encoder: EncoderIdentity | None) -> int:
-        """The block size of the run that was begun, if it is the same."""
+    def _check(self, signature: Signature) -> int:
+        """The block size of the interrupted run, if it is the same run."""
         path = self._folder / RUN
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
-            size, before = int(run["size"]), dict(run["signature"])
-            known = EncoderIdentity.model_validate(run["encoder"]) if run["encoder"] else None
+            size, before = int(run["size"]), Signature.model_validate(run)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{path}: damaged, the run cannot go on from it: {one_line(error)}; --overwrite starts anew") from None
-        check_unchanged(before, signature, str(self.output))
-        if known and encoder:
-            known.check(encoder, f"the run that makes {self.output}")
-        elif known or encoder:
-            had = "had an encoder" if known else "had no encoder"
-            raise RequestError(f"{self.output}: the run there {had}; --overwrite starts anew")
+            raise RequestError(f"{path}: damaged, so the run cannot continue: {one_line(error)}; --overwrite starts over") from None
+        before.check(signature, str(self.output))
         return size
 
     def _done(self, rows: int, size: int) -> list[tuple[int, int]]:
@@ -245,16 +229,16 @@ class Parts:
         return done
 
     def _prepare(self) -> None:
-        """What must be there before any row."""
+        """Create what must be there before any row."""
 
-    def _whole(self) -> Path:
-        """The file that is to become the output."""
-        path = self._folder / WHOLE
-        with open(path, "wb") as whole:
-            whole.writelines(f"{line}\n".encode() for line in self._header)
+    def _assemble(self) -> Path:
+        """The file that becomes the output."""
+        path = self._folder / COMPLETE
+        with open(path, "wb") as complete:
+            complete.writelines(f"{line}\n".encode() for line in self._header)
             for part in sorted(self._folder.glob(f"{ROWS}*")):
                 with open(part, "rb") as stream:
-                    shutil.copyfileobj(stream, whole)
+                    shutil.copyfileobj(stream, complete)
         return path
 
     def _close(self) -> None:
@@ -263,41 +247,47 @@ class Parts:
             self._stream, self._next = None, -1
 
 
-class VectorParts(Parts):
-    """Vectors on their way into a .npy of float32. All processes write into the same file; the lines are empty, and count."""
+class ResumableVectors(ResumableLines):
+    """Vectors that become a .npy of float32.
+
+    All processes write into one file at their rows' places; an empty line for each row counts what is done. Not through a
+    memory map: on a full disk that would kill the process.
+    """
 
     VECTORS = "vectors.npy"
 
-    def __init__(self, output: str, processes: Processes, resume: bool, overwrite: bool, rows: int, dim: int):
-        """As Parts; the shape is that of the output."""
-        super().__init__(output, processes, resume, overwrite)
-        self._shape = rows, dim
+    def __init__(self, output: str | Path, processes: Processes, shape: tuple[int, int], **settings: Any):
+        """shape: (rows, dim) of the output; settings: as in ResumableLines."""
+        super().__init__(output, processes, **settings)
+        self._shape = shape
         self._file: BinaryIO | None = None
         self._offset = 0
 
     def write_vectors(self, first: int, vectors: np.ndarray) -> None:
-        """vectors: (rows, dim), of consecutive rows from `first` on."""
+        """vectors: (rows, dim), consecutive rows from `first` on."""
+        rows, dim = self._shape
         if self._file is None:
-            # Without reading: a network file system would read and write back whole pages, and with them rows of other machines.
+            # Write-only: reading would let a network file system write back whole pages, with rows of other machines.
             self._file = os.fdopen(os.open(self._folder / self.VECTORS, os.O_WRONLY), "wb", buffering=0)
-            self._offset = os.fstat(self._file.fileno()).st_size - self._shape[0] * self._shape[1] * 4
-        data = np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
-        self._file.seek(self._offset + first * self._shape[1] * 4)
+            self._offset = os.fstat(self._file.fileno()).st_size - rows * dim * 4
+        data = as_bytes(vectors)
+        self._file.seek(self._offset + first * dim * 4)
         while data:  # a single write ends at 2 GiB, or where the disk is full
             data = data[self._file.write(data) :]
         os.fsync(self._file.fileno())  # before the lines that say that they are there
         self.write(first, [""] * len(vectors))
 
     def _prepare(self) -> None:
+        rows, dim = self._shape
         with open(self._folder / self.VECTORS, "wb") as stream:
-            npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": self._shape})
+            write_header(stream, rows, dim)
             stream.flush()
-            size = stream.tell() + self._shape[0] * self._shape[1] * 4
-            if size > shutil.disk_usage(self._folder).free:  # said now, and not after hours
+            size = stream.tell() + rows * dim * 4
+            if size > shutil.disk_usage(self._folder).free:  # better now than after hours
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             stream.truncate(size)
 
-    def _whole(self) -> Path:
+    def _assemble(self) -> Path:
         return self._folder / self.VECTORS
 
     def _close(self) -> None:

@@ -1,19 +1,67 @@
-"""Signatures: settings and hashes that must be the same for two runs to be parts of one."""
+"""Signatures of runs: their settings, and the encoder, identified by its probe vector. Equal ones are parts of one run."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import numpy as np
+from pydantic import BaseModel
+
+from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
+from v2t_cli.core.similarity import row_cosine
+
+SAME_ENCODER = 0.999  # cosine of the probe vectors, at least
 
 
-def check_unchanged(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
-    """Raise RequestError, with the differences, where a run is to go on as another one."""
-    before, now = flat(before), flat(json.loads(json.dumps(now)))  # as it comes back from a file
-    if changed := [key for key in now | before if before.get(key) != now.get(key)]:
-        differences = ", ".join(f"{key} ({before.get(key)} then, {now.get(key)} now)" for key in changed)
-        raise RequestError(f"{where}: the run there is another one, changed: {differences}; --overwrite starts anew")
+class EncoderIdentity(BaseModel):
+    """Which encoder made the vectors."""
+
+    name: str
+    revision: str | None = None
+    dim: int
+    prompt: str | None = None
+    normalize: bool = False
+    probe: list[float]  # the vector of encoder.PROBE
+
+    def config(self, base: EncoderConfig) -> EncoderConfig:
+        """The configuration that opens this encoder again, with the other settings of `base`."""
+        same = {"model": self.name, "revision": self.revision, "prompt": self.prompt, "normalize": self.normalize}
+        return base.model_copy(update=same)
+
+    def check(self, other: EncoderIdentity, whose: str) -> None:
+        """Raise RequestError unless `other` gives the same vectors. Names and paths do not count, vectors do."""
+        if self.dim != other.dim:
+            difference = f"{other.dim} dimensions instead of {self.dim}"
+        elif (cosine := float(row_cosine(np.array([self.probe]), np.array([other.probe]))[0])) < SAME_ENCODER:
+            difference = f"probe cosine {cosine:.3f}"
+        else:
+            return
+        raise RequestError(
+            f"encoder '{other.name}' does not match that of {whose}, '{self.name}' ({difference}); use that one with --encoder"
+        )
+
+
+class Signature(BaseModel):
+    """What must stay the same while a run is interrupted and resumed.
+
+    signature: settings, as JSON has them. encoder: None for a run without one.
+    """
+
+    signature: dict[str, Any]
+    encoder: EncoderIdentity | None = None
+
+    def check(self, now: Signature, where: str) -> None:
+        """Raise RequestError, with the differences, unless `now` continues the run of this signature."""
+        before, after = (flat(json.loads(json.dumps(it.signature))) for it in (self, now))  # as they come back from a file
+        if not (self.encoder and now.encoder):
+            before, after = ({**it, "encoder": run.encoder and run.encoder.name} for it, run in ((before, self), (after, now)))
+        if changed := [key for key in after | before if before.get(key) != after.get(key)]:
+            differences = ", ".join(f"{key} (was {before.get(key)}, now {after.get(key)})" for key in changed)
+            raise RequestError(f"{where}: the interrupted run had other settings: {differences}; --overwrite starts over")
+        if self.encoder and now.encoder:
+            self.encoder.check(now.encoder, f"the run in {where}")
 
 
 def flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Text files: one text a line, and what of them a model is trained on."""
+"""Text files: UTF-8, one text per line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 
-MAX_LINE = 2**20  # bytes: longer ones are no sentences, and could fill the memory
+MAX_LINE = 2**20  # bytes: longer lines are not sentences and could exhaust memory
 
 
 def read_lines(path: str) -> Iterator[str]:
@@ -34,9 +33,9 @@ def read_lines(path: str) -> Iterator[str]:
             while raw := stream.readline(MAX_LINE + 1):
                 number += 1
                 if len(raw) > MAX_LINE:
-                    raise RequestError(f"{name}, line {number}: more than {MAX_LINE:,} bytes; expected one sentence a line")
+                    raise RequestError(f"{name}, line {number}: more than {MAX_LINE:,} bytes; expected one sentence per line")
                 if b"\0" in raw:
-                    raise RequestError(f"{name}, line {number}: holds a NUL byte; expected UTF-8 text, one sentence a line")
+                    raise RequestError(f"{name}, line {number}: holds a NUL byte; expected UTF-8 text, one sentence per line")
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield line.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
@@ -46,45 +45,44 @@ def read_lines(path: str) -> Iterator[str]:
 
 
 def read_blocks(path: str, ranges: Iterable[range]) -> Iterator[list[str]]:
-    """Yield the lines of these numbers, ascending, counted from 0. Raises RequestError as `read_lines` does."""
+    """Yield the lines with these numbers, counted from 0, in ascending order. Raises RequestError as `read_lines` does."""
     lines, following = read_lines(path), 0
     for rows in ranges:
         yield list(islice(lines, rows.start - following, rows.stop - following))
         following = rows.stop
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a file of texts is: its lines, and SHA-256 (hex) of them."""
+class Fingerprint(NamedTuple):
+    """What identifies texts: how many they are, and the SHA-256 (hex) of their lines."""
 
     lines: int
     sha256: str
 
 
-def survey(path: str) -> Survey:
-    """Read a file to its end. Raises RequestError as `read_lines` does."""
+def fingerprint(texts: Iterable[str]) -> Fingerprint:
+    """Read texts to their end, for example those of `read_lines`."""
     digest, lines = hashlib.sha256(), 0
-    for text in read_lines(path):
+    for text in texts:
         digest.update(text.encode() + b"\n")
         lines += 1
-    return Survey(lines, digest.hexdigest())
+    return Fingerprint(lines, digest.hexdigest())
 
 
-def check_readable(path: str, way: str = "") -> None:
-    """Raise RequestError for a file that cannot be opened: before a model is loaded for its sake. way: out of its absence."""
-    with _open(path, way):
+def check_readable(path: str, advice: str = "") -> None:
+    """Raise RequestError for a file that cannot be opened: before a model is loaded. advice: added if the file is missing."""
+    with _open(path, advice):
         pass
 
 
 @contextmanager
-def _open(path: str, way: str = "") -> Iterator[BinaryIO]:
+def _open(path: str, advice: str = "") -> Iterator[BinaryIO]:
     if path == "-":
         yield sys.stdin.buffer
         return
     try:
         stream: Any = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
     except FileNotFoundError:
-        raise RequestError(f"{path}: no such file of texts{way}") from None
+        raise RequestError(f"{path}: no such text file{advice}") from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     with stream:

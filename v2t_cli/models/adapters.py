@@ -14,7 +14,7 @@ from v2t_cli.core.errors import RequestError
 class Adapter(nn.Module):
     """vectors (batch, dim) float32 -> prefix (batch, tokens, hidden) float32.
 
-    mean, scale: (dim,) float32, mean and standard deviation of the vectors it was first trained on, stored with the weights.
+    mean, scale: (dim,) float32, mean and standard deviation of the training vectors, stored with the weights.
     """
 
     kind: str
@@ -28,12 +28,12 @@ class Adapter(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
-        """Take mean and deviation of the training vectors; a dimension that never varies is left unscaled."""
+        """Store mean and deviation of the training vectors; a dimension that never varies is not scaled."""
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(scale > 1e-8, scale, torch.ones_like(scale)))
 
     def match_scale(self, embedding_std: float) -> None:
-        """Bring the output to the scale of the decoder's token embeddings, where the adapter can."""
+        """Bring the output to the scale of the decoder's token embeddings, if the adapter can."""
 
     def standardise(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.scale
@@ -65,9 +65,9 @@ class ZeroPad(Adapter):
 class Learned(Adapter):
     """A learned map of the standardised vector.
 
-    The map itself gives numbers of unit variance, which `gain` brings to the scale of the decoder's token embeddings:
-    so a step of the optimizer changes the prefix by the same share whatever that scale is. Matrices start orthogonal or as
-    the identity, because a Gaussian one all but loses the directions of its smallest singular values.
+    The map gives numbers of unit variance, and `gain` brings them to the scale of the decoder's token embeddings: an optimizer
+    step then changes the prefix by the same fraction at any scale. Matrices start orthogonal or as the identity, because a
+    Gaussian matrix almost loses the directions of its smallest singular values.
     """
 
     gain: Tensor
@@ -87,8 +87,8 @@ class Learned(Adapter):
 class Linear(Learned):
     """One learned linear map to all prefix positions.
 
-    It starts as zero_pad does, each position the standardised vector itself, where that fits, so that what a dimension
-    of the vector means on its own is kept; else orthogonal.
+    If the vector fits into the hidden size, each position starts as the standardised vector itself, as in zero_pad, so that
+    each dimension keeps its meaning. Otherwise the map starts orthogonal.
     """
 
     kind = "linear"
@@ -102,7 +102,7 @@ class Linear(Learned):
 
 
 class MLP(Learned):
-    """Two layers with a GELU between, the inner one as wide as the wider of the vector and one prefix position."""
+    """Two layers with a GELU between them; the inner width is the larger of the vector's and the hidden size."""
 
     kind = "mlp"
 

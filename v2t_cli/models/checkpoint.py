@@ -1,6 +1,6 @@
 """The checkpoint folder: one save, one load.
 
-A folder that any Hugging Face tool opens as a causal LM, plus adapter.safetensors, held_out.txt, v2t.json and a card.
+Any Hugging Face tool opens the folder as a causal LM. v2t adds adapter.safetensors, held_out.txt, v2t.json and a card.
 """
 
 from __future__ import annotations
@@ -8,82 +8,47 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from v2t_cli.core.config import EncoderConfig
-from v2t_cli.core.console import log
+from v2t_cli.core.config import Config
+from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
-from v2t_cli.io.atomic import move_in, open_to_others, settle
+from v2t_cli.io.atomic import move_in, set_default_mode, settle
 from v2t_cli.io.texts import read_lines
 from v2t_cli.models.adapters import ADAPTERS, Adapter
-from v2t_cli.models.encoder import Encoder, open_encoder
-from v2t_cli.models.hub import CODE_REFUSED, asks_for_code
+from v2t_cli.models.encoder import Encoder, checkpoint_encoder
+from v2t_cli.models.hub import CODE_REFUSED, asks_for_code, checkpoint_folder
 from v2t_cli.models.inverter import Inverter
-from v2t_cli.models.metadata import INFO, CheckpointInfo, model_card, read_info
-from v2t_cli.training.history import PICTURE
+from v2t_cli.models.metadata import ADAPTER, CARD, HELD_OUT, INFO, PICTURE, CheckpointInfo, model_card, read_info
 
-
-def checkpoint_encoder(info: CheckpointInfo, named: str | None, base: EncoderConfig, device: str, needed: bool = False) -> Encoder | None:
-    """The encoder that belongs to a checkpoint, checked by the probe vector.
-
-    named: one that the user insists on; base: the settings that the checkpoint leaves open. Without a name, and unless
-    it is needed, an encoder that cannot be had gives None and a note: texts are then chosen by log-probability alone.
-
-    Raises RequestError for an encoder that is not the checkpoint's, naming both.
-    """
-    own = info.encoder
-    if named is None and own is None:
-        if needed:
-            raise RequestError("the checkpoint was trained on vectors from elsewhere and knows no encoder; name one with --encoder")
-        log.info("the checkpoint knows no encoder: no cosine, no re-ranking (--encoder names one)")
-        return None
-    config = own.config(base) if own else base
-    if named is not None:
-        config = config.model_copy(update={"model": named, "revision": None})
-    try:
-        encoder = open_encoder(config, device)
-    except RequestError as error:
-        if named is not None or needed:
-            raise
-        log.warning(f"no cosine and no re-ranking, the texts are chosen by log-probability: {error}")
-        return None
-    if own:
-        own.check(encoder.identity, "the checkpoint")
-    elif encoder.identity.dim != info.dim:
-        raise RequestError(f"encoder '{named}' makes vectors of {encoder.identity.dim} numbers, the checkpoint reads {info.dim}")
-    return encoder
-
-
-ADAPTER, HELD_OUT, CARD = "adapter.safetensors", "held_out.txt", "README.md"
-
-
-LM = "lm."  # before the names of the decoder's weights in the inverter
-
-
-DIFFERENCE = "difference."  # before the names of that adapter's weights
-
-
-UNFINISHED = ".new-"
+LM = "lm."  # prefix of the decoder's weights in the inverter
+DIFFERENCE = "difference."  # prefix of that adapter's weights
+UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 
 
 @dataclass
 class Checkpoint:
-    """A trained inverter with what is needed to use it."""
+    """A trained inverter with everything that decoding needs.
+
+    encoder: opened and checked; None if the checkpoint has none, it cannot be opened, or it was not asked for.
+    """
 
     folder: Path
     inverter: Inverter
     tokenizer: Any
     info: CheckpointInfo
+    encoder: Encoder | None = None
 
     def held_out(self) -> list[str]:
-        """The texts that were kept from training, at most 2,000 of them."""
+        """The texts that were held out from training, at most 2,000 of them."""
         return list(read_lines(str(self.folder / HELD_OUT)))
 
 
@@ -97,14 +62,14 @@ def save_checkpoint(
     weights: dict[str, torch.Tensor] | None = None,
     picture: bytes | None = None,
 ) -> None:
-    """Write the checkpoint beside its place and move its files in, all or none; an older one there is replaced.
+    """Write a checkpoint, replacing an older one in the folder. If interrupted, the folder holds the old or the new one, complete.
 
-    dtype: of the decoder's weights as stored; the adapter, a small part, keeps float32. weights: of the inverter, where it
-    does not hold them itself, being sharded over processes. picture: of the losses, for the card.
+    dtype: in which the decoder's weights are stored; the adapter, a small part, stays float32. weights: of the inverter, if
+    they are sharded over processes and it does not hold them all. picture: of the losses, a PNG for the card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder)
-    for leftover in folder.glob(f"{UNFINISHED}*"):  # of a save that was killed
+    for leftover in folder.glob(f"{UNFINISHED}*"):  # from a save that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))
     try:
@@ -117,18 +82,18 @@ def save_checkpoint(
         if picture is not None:
             (new / PICTURE).write_bytes(picture)
         pictured = picture is not None or (folder / PICTURE).exists()
-        (new / CARD).write_text(model_card(info, PICTURE if pictured else None), encoding="utf-8")
+        (new / CARD).write_text(model_card(info, pictured), encoding="utf-8")
         (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for path in new.iterdir():
-            open_to_others(path)
-        shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps of an older, larger model
+            set_default_mode(path)
+        shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps from an older, larger model
         move_in(new, folder, gone=shards - {path.name for path in new.iterdir()})
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def _save_lm(lm: Any, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
-    # On the CPU: the training device may have no room for a second set of weights.
+    # On the CPU, because the training device may have no room for a second set of weights.
     with torch.device("meta"):
         stored = type(lm)(lm.config)
     stored.load_state_dict({name: weight.detach().to("cpu", dtype) for name, weight in weights.items()}, assign=True)
@@ -137,22 +102,45 @@ def _save_lm(lm: Any, weights: dict[str, torch.Tensor], folder: Path, dtype: tor
     stored.save_pretrained(folder)
 
 
+EncoderUse = Literal["none", "optional", "required"]
+
+
+def open_checkpoint(
+    name: str | PathLike[str], config: Config, device: str = "auto", encoder: str | None = None, use: EncoderUse = "optional"
+) -> Checkpoint:
+    """Open a checkpoint with its encoder, as decoding needs them.
+
+    name: a folder, or `owner/name` on the hub. config: for the sections encoder, decoder and decode. encoder: one that the
+    user named, which must equal the checkpoint's own. use: whether to open the encoder; an optional one that cannot be opened
+    is left out with a warning, unless the user named it.
+
+    Raises RequestError for what is not a checkpoint, is damaged, needs untrusted code, or has another encoder.
+    """
+    trusted = config.decoder.trust_remote_code
+    checkpoint = load_checkpoint(checkpoint_folder(name, trusted), pick_device(device), config.decode.precision, trusted)
+    if encoder or use != "none":  # one that was named is always checked
+        on = str(checkpoint.inverter.device)
+        opened = checkpoint_encoder(checkpoint.info, encoder, config.encoder, on, required=use == "required")
+        return replace(checkpoint, encoder=opened)
+    return checkpoint
+
+
 def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "auto", trust_remote_code: bool = False) -> Checkpoint:
-    """Open a checkpoint for decoding, on `device`, in evaluation mode.
+    """Load a checkpoint for decoding, on `device`, in evaluation mode, without its encoder.
 
-    precision: of the decoder, the name of a torch dtype. auto: float32 on the CPU, which is slow or wrong in anything
-    less; elsewhere the stored type, but on CUDA bfloat16 (float16 where the GPU has none) in the place of float32.
+    precision: of the decoder, the name of a torch dtype. auto: float32 on the CPU, where lower precision is slow or
+    inaccurate; elsewhere the stored type, except that CUDA uses bfloat16 (or float16, if the GPU lacks it) instead of float32.
 
-    Raises RequestError, naming the file, where something is missing, truncated or foreign, or where the decoder brings
-    code of its own, unless that is trusted.
+    Raises RequestError, naming the file, if something is missing, truncated or foreign, or if the decoder comes with
+    untrusted code.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(folder)
     info = read_info(folder)
-    auto = torch.float32 if device.type == "cpu" else "auto"
-    dtype = auto if precision == "auto" else getattr(torch, precision)
     _check_index(folder)
+    as_stored = torch.float32 if device.type == "cpu" else "auto"
+    dtype = as_stored if precision == "auto" else getattr(torch, precision)
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
@@ -160,20 +148,20 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     except Exception as error:
         if asks_for_code(error):
             raise RequestError(f"{folder}: {CODE_REFUSED}") from None
-        raise RequestError(f"{folder}: the decoder cannot be loaded, a file is missing or damaged: {one_line(error)}") from error
+        raise RequestError(f"{folder}: cannot load the decoder; a file may be missing or damaged: {one_line(error)}") from error
     lm, report = opened
     if report["missing_keys"] or report["mismatched_keys"]:
-        raise RequestError(f"{folder / 'model.safetensors'}: does not hold the weights that config.json describes")
+        raise RequestError(f"{folder / 'model.safetensors'}: its weights do not match config.json")
     if precision == "auto" and device.type == "cuda" and lm.dtype == torch.float32:
         half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        for weight in lm.parameters():  # buffers, such as the frequencies of rotary positions, need their precision
+        for weight in lm.parameters():  # not buffers: the frequencies of rotary positions need their precision
             weight.data = weight.data.to(half)
     inverter = Inverter(lm, *load_adapters(folder, info, lm.get_input_embeddings().embedding_dim))
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
 
 
 def _check_index(folder: Path) -> None:
-    """Raise RequestError where the index of the shards leads out of the folder."""
+    """Raise RequestError if the index of the shards leads out of the folder."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return
@@ -183,11 +171,11 @@ def _check_index(folder: Path) -> None:
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RequestError(f"{path}: damaged: {one_line(error)}") from None
     if outside:
-        raise RequestError(f"{path}: names '{outside[0]}', which is no file beside it; the checkpoint is not to be trusted")
+        raise RequestError(f"{path}: points outside the folder ('{outside[0]}'); do not trust this checkpoint")
 
 
 def load_adapters(folder: Path, info: CheckpointInfo, hidden: int) -> tuple[Adapter, Adapter | None]:
-    """The adapters of a checkpoint, of vectors and, where it corrects, of differences, for a decoder of the given hidden size.
+    """The adapters of a checkpoint for a decoder of this hidden size: of vectors and, if it corrects, of differences.
 
     Raises RequestError, naming the file.
     """

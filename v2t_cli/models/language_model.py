@@ -1,4 +1,4 @@
-"""Causal language models and their tokenizers: pretrained, or built from nothing."""
+"""Causal language models with their tokenizers, pretrained or built from scratch, and rows of token ids."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.models.hub import hub_arguments, not_loadable
 
 CORPUS_PIECE = 10_000
-
-
-# Looked for in a vocabulary whose tokenizer declares no end of text, before one is added.
+# Tried, in this order, for a tokenizer that declares no end-of-text token, before one is added.
 _END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]")
 
 
 def load_lm(config: DecoderConfig) -> tuple[Any, Any]:
     """Open a pretrained decoder: (AutoModelForCausalLM in float32, tokenizer with an end and a pad token).
 
-    Raises RequestError where it cannot be had.
+    Raises RequestError if it cannot be loaded, takes no inputs_embeds, or is not causal.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     arguments = hub_arguments(config.model, config.revision, "decoder") | {"trust_remote_code": config.trust_remote_code}
@@ -40,17 +37,15 @@ def load_lm(config: DecoderConfig) -> tuple[Any, Any]:
     except Exception as error:
         raise not_loadable(config.model, "decoder", arguments, error) from error
     if "inputs_embeds" not in inspect.signature(lm.forward).parameters:
-        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} takes no inputs_embeds, so it cannot read a vector")
+        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} does not accept inputs_embeds, so it cannot be given a vector")
     if not _is_causal(lm):
-        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} looks ahead, so it cannot learn to write; expected a causal LM")
+        raise RequestError(f"decoder '{config.model}': {type(lm).__name__} is not causal (tokens see later tokens); expected a causal LM")
     complete_tokenizer(lm, tokenizer)
     return lm, tokenizer
 
 
 def _is_causal(lm: Any) -> bool:
     """Whether the logits of earlier tokens stay the same when the last token changes."""
-    import torch
-
     ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]])
     with torch.inference_mode():
         logits = lm.eval()(input_ids=ids).logits[:, :-1]
@@ -58,10 +53,10 @@ def _is_causal(lm: Any) -> bool:
 
 
 def complete_tokenizer(lm: Any, tokenizer: Any) -> None:
-    """Give the tokenizer an end and a pad token where it lacks them, and tell the model's generation settings.
+    """Give the tokenizer an end and a pad token if it lacks them, and set them in the model's configurations.
 
-    An end token that stands in the vocabulary is reused; else one is added and the embeddings grow by a row. Padding
-    is never looked at, so the end token serves for it.
+    A known end token of the vocabulary is reused; otherwise one is added and the embeddings grow by a row. The model never
+    sees padding, so the end token can serve for it.
     """
     if tokenizer.eos_token is None:
         known = tokenizer.get_vocab()
@@ -78,16 +73,16 @@ def complete_tokenizer(lm: Any, tokenizer: Any) -> None:
 def _set_special_tokens(lm: Any, tokenizer: Any) -> None:
     from transformers import GenerationConfig
 
-    # One place for the ids, so that any tool that opens the folder stops where we do; and a fresh generation config,
-    # since the model's own may carry sampling settings that would leak into every call.
+    # So that any tool that opens the folder stops where v2t does. The generation config is a fresh one, since the model's
+    # own may hold sampling settings that would apply to every call.
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     lm.generation_config = GenerationConfig(**ids)
     for key, value in ids.items():
         setattr(lm.config, key, value)
 
 
-def set_dropout(lm: Any, share: float) -> None:
-    """Drop that share of the activations in training, in each nn.Dropout and in attention as Llama and its kin keep it.
+def set_dropout(lm: Any, probability: float) -> None:
+    """Set the dropout of each nn.Dropout, and of attention where models such as Llama keep it.
 
     Raises RequestError for a model that has neither.
     """
@@ -96,19 +91,19 @@ def set_dropout(lm: Any, share: float) -> None:
     places = 0
     for module in lm.modules():
         if isinstance(module, nn.Dropout):
-            module.p = share
+            module.p = probability
             places += 1
         elif isinstance(getattr(module, "attention_dropout", None), (int, float)):
-            module.attention_dropout = share
+            module.attention_dropout = probability
             places += 1
     if not places:
-        raise RequestError(f"train.dropout: {type(lm).__name__} has none that could be set")
+        raise RequestError(f"train.dropout: {type(lm).__name__} has no dropout that can be set")
 
 
 def scratch_lm(config: ScratchConfig, texts: list[str]) -> tuple[Any, Any]:
-    """Build a GPT-2 of the given sizes with random weights, and a byte-level BPE tokenizer trained on the texts.
+    """Build a GPT-2 of the given sizes with random weights, and train a byte-level BPE tokenizer on the texts.
 
-    The tokenizer loses nothing: any text comes back from its tokens byte by byte.
+    The tokenizer is lossless: any text comes back from its tokens byte for byte.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -121,51 +116,39 @@ def scratch_lm(config: ScratchConfig, texts: list[str]) -> tuple[Any, Any]:
     trainer = trainers.BpeTrainer(vocab_size=config.vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
-    lm = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=config.n_positions,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    sizes = {**config.model_dump(), "vocab_size": len(tokenizer)}
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    lm = GPT2LMHeadModel(GPT2Config(**sizes, **ids, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
     _set_special_tokens(lm, tokenizer)
     return lm, tokenizer
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text with the end-of-text id behind them. A special token's name in a text stays text."""
+    """Token ids of each text, followed by the end-of-text id. The name of a special token in a text stays text."""
     settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
     rows = tokenizer(texts, **settings)["input_ids"] if texts else []
     return [row + [tokenizer.eos_token_id] for row in rows]
 
 
 def tokenize_corpus(tokenizer: Any, texts: list[str]) -> TokenRows:
-    """As `tokenize`, for many texts: in pieces, since the tokenizer's own view of a whole corpus is large."""
+    """Like `tokenize`, for many texts, in pieces: the tokenizer's own output for a whole corpus is large."""
     pieces = (texts[start : start + CORPUS_PIECE] for start in range(0, len(texts), CORPUS_PIECE))
     return TokenRows.of(row for piece in pieces for row in tokenize(tokenizer, piece))
 
 
 class TokenRows:
-    """Token ids of many texts, in one array: as Python lists they would take ten times the memory.
+    """Token ids of many texts in one array; as Python lists they would take ten times the memory.
 
-    Item i: int32 (tokens,), of row i.
+    Item i is int32 (tokens,), the ids of row i.
     """
 
     def __init__(self, ids: np.ndarray, ends: np.ndarray):
-        """ids: int32, one row behind the other; ends: int64 (rows,), where each row ends."""
+        """ids: int32, one row after the other; ends: int64 (rows,), where each row ends."""
         self._ids, self._ends = ids, ends
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> TokenRows:
-        """Pack rows, which are taken one by one."""
+        """Pack rows, reading them one by one."""
         ids, ends = array("i"), array("q")
         for row in rows:
             ids.extend(row)
@@ -184,19 +167,19 @@ class TokenRows:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row: int64 (rows,)."""
+        """Number of tokens of each row: int64 (rows,)."""
         return np.diff(self._ends, prepend=0)
 
     def keep(self, which: np.ndarray) -> TokenRows:
-        """The rows at the positions `which`, in that order."""
+        """The rows at these positions, in that order."""
         lengths = self.lengths[which]
         ends = lengths.cumsum()
-        shift = np.repeat(self._ends[which] - ends, lengths)  # from the place of a token here to its place in the whole
+        shift = np.repeat(self._ends[which] - ends, lengths)  # from a token's new place to its old one
         return TokenRows(self._ids[np.arange(len(shift)) + shift], ends)
 
 
 def pad(rows: Sequence[Sequence[int]] | TokenRows, pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Token rows -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
+    """Rows of tokens -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     places, longest = np.arange(lengths.max()), lengths.max()
     within = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]

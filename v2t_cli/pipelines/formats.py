@@ -1,4 +1,4 @@
-"""How decoded rows are written: text, jsonl or tsv, one line a row."""
+"""The formats of decoded rows: text, jsonl or tsv, one line per row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from v2t_cli.core.types import Format
-from v2t_cli.decoding.search import Candidate, Row
+from v2t_cli.decoding.candidates import Candidate, Row
 
 
 def header(name: Format) -> list[str]:
@@ -16,7 +16,7 @@ def header(name: Format) -> list[str]:
 
 
 def formatter(name: Format, candidates: int) -> Callable[[Row], str]:
-    """A function from a Row to its line, without the line's end. candidates: jsonl lists them where more than 1."""
+    """A function from a Row to its line, without a line end. candidates: if more than 1, jsonl lists them."""
     return {"text": _text, "tsv": _tsv, "jsonl": lambda row: _jsonl(row, candidates)}[name]
 
 

@@ -1,4 +1,4 @@
-"""What a training reports on its way, and to whom."""
+"""What a training reports while it runs, and how the command line shows it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from rich.console import Group
 from rich.live import Live
@@ -15,38 +14,38 @@ from rich.table import Table
 
 from v2t_cli.core.console import Track, drawing, log, shows_progress, silent
 from v2t_cli.core.one_line import to_line
-from v2t_cli.models.metadata import Scores
+from v2t_cli.models.metadata import HeldOutScores
 
 LOG_STEPS = 20
 
 
 @dataclass
 class StepReport:
-    """Where the run is: called back every LOG_STEPS steps."""
+    """Every LOG_STEPS steps: where the run is."""
 
     step: int
     fraction: float  # of the whole run, 0 to 1
     minutes: float
     learning_rate: float  # of the decoder
-    loss: float  # nats per token over the last LOG_STEPS steps, of this process's texts
+    loss: float  # nats per token over the last LOG_STEPS steps, on this process's texts
     tokens_per_second: float
 
 
 @dataclass
 class EvalReport:
-    """What the held-out texts say: called back every train.eval_steps and at the end."""
+    """Every train.eval_steps and at the end: scores on the held-out texts."""
 
     step: int
     minutes: float
-    scores: Scores
+    scores: HeldOutScores
     samples: list[tuple[str, str]]  # source, generated
 
 
 @dataclass
-class Hooks:
-    """What a caller may want to see and decide while a run goes on.
+class Callbacks:
+    """What a caller can observe and decide while a run trains.
 
-    stoppable: opened for the time of training; what it gives is asked before each step whether to stop.
+    stoppable: context manager around training; yields a function that returns True to stop.
     """
 
     step: Callable[[StepReport], None] = lambda report: None
@@ -56,17 +55,10 @@ class Hooks:
     track: Track = silent
 
 
-@dataclass
-class TrainResult:
-    checkpoint: Path
-    finished: bool
-    scores: Scores | None
-
-
 class TrainingView:
-    """What a training shows: on a terminal a live view of where it is and what comes back, in a log file plain lines."""
+    """Shows a training on stderr: a live view on a terminal, plain lines elsewhere."""
 
-    EVERY_STEPS = 200  # a line in a log file
+    EVERY_STEPS = 200  # between plain lines
 
     def __init__(self) -> None:
         self._progress = Progress(TextColumn("training"), BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
@@ -82,7 +74,7 @@ class TrainingView:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """The view, for as long as a run trains; it stays on the screen."""
+        """Show the view while a run trains; it stays on the screen."""
         self._live = shows_progress()
         if not self._live:
             yield
@@ -91,7 +83,7 @@ class TrainingView:
             yield
 
     def step(self, report: StepReport) -> None:
-        # rich's own column forgets what lies more than 30 seconds back, and steps of a large decoder take longer.
+        # rich's own column considers only the last 30 seconds, and a step of a large decoder takes longer.
         left = timedelta(seconds=round(60 * report.minutes * (1 / report.fraction - 1))) if report.fraction else "?"
         done = f"{left} left, step {report.step:,}: loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task, completed=report.fraction, description=done)
@@ -99,12 +91,11 @@ class TrainingView:
             log.info(f"step {report.step:,} ({report.fraction:.1%}): loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s")
 
     def evaluation(self, report: EvalReport) -> None:
-        scores = report.scores
-        wrong = scores.correction
-        corrected = (
-            f"; of the {wrong.texts:,} it got wrong {wrong.loss:.4f}, and {wrong.corrected_loss:.4f} given what it wrote" if wrong else ""
-        )
-        log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {scores.loss:.4f} nats a token{corrected}")
+        wrong = report.scores.correction
+        corrected = ""
+        if wrong:
+            corrected = f"; on the {wrong.texts:,} texts it got wrong: {wrong.loss:.4f}, given its own output {wrong.corrected_loss:.4f}"
+        log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {report.scores.loss:.4f} nats per token{corrected}")
         self._pairs = report.samples
         if not self._live:
             for source, generated in report.samples:

@@ -1,82 +1,71 @@
-"""Training data: texts, their vectors (embedded once, then cached), and their tokens."""
+"""Training data: texts, filtered and split, and their vectors, which are embedded once and then cached."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from v2t_cli.core.config import DataConfig
-from v2t_cli.core.console import Advance, Track, log, silent
+from v2t_cli.core.config import Config, DataConfig
+from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.errors import RequestError
-from v2t_cli.io.texts import read_lines
-from v2t_cli.io.vectors import PartialVectors, open_vectors
-from v2t_cli.models.encoder import SAME_ENCODER, Encoder, EncoderIdentity, embed
-from v2t_cli.models.language_model import TokenRows
+from v2t_cli.core.processes import ALONE
+from v2t_cli.io.resumable import ResumableVectors
+from v2t_cli.io.signature import Signature
+from v2t_cli.io.texts import fingerprint, read_lines
+from v2t_cli.io.vectors import map_vectors, open_vectors
+from v2t_cli.models.encoder import CHUNK_TEXTS, Encoder, embed_chunks
+from v2t_cli.models.language_model import TokenRows, tokenize_corpus
+from v2t_cli.models.metadata import KEPT_HELD_OUT
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The lines that are kept for training, and how many fell to which filter."""
+class Selection(NamedTuple):
+    """The lines kept for training, and how many were dropped for each reason."""
 
-    rows: np.ndarray  # int64, ascending: kept lines of the file
-    texts: list[str]  # the same lines' texts
-    limits: tuple[int, int]  # characters that a text must and may have
-    duplicates: int
-    too_short: int
-    too_long: int
+    rows: np.ndarray  # int64, ascending: line numbers in the file
+    texts: list[str]
+    dropped: dict[str, int]
 
     def __str__(self) -> str:
-        shorter, longer = (
-            f"{how} than data.{key} {limit}" for how, key, limit in zip(("shorter", "longer"), ("min_chars", "max_chars"), self.limits)
-        )
-        dropped = {"seen before": self.duplicates, shorter: self.too_short, longer: self.too_long}
-        total = len(self.texts) + sum(dropped.values())
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        total = len(self.texts) + sum(self.dropped.values())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
         return f"{len(self.texts):,} of {total:,} texts kept" + (f" (dropped: {reasons})" if reasons else "")
 
 
 def select(lines: Iterable[str], min_chars: int, max_chars: int) -> Selection:
-    """Keep the first of equal texts whose length in characters lies in min_chars … max_chars, both included."""
-    rows, texts, seen = array("q"), [], set()
-    duplicates = too_short = too_long = 0
+    """Keep texts of min_chars to max_chars characters, both included; of equal texts the first."""
+    short, long = f"shorter than data.min_chars {min_chars}", f"longer than data.max_chars {max_chars}"
+    rows, texts, seen, dropped = array("q"), [], set(), {"duplicates": 0, short: 0, long: 0}
     for row, text in enumerate(lines):
         if len(text) < min_chars or not text.strip():
-            too_short += 1
+            dropped[short] += 1
         elif len(text) > max_chars:
-            too_long += 1
+            dropped[long] += 1
         elif text in seen:
-            duplicates += 1
+            dropped["duplicates"] += 1
         else:
             seen.add(text)
             rows.append(row)
             texts.append(text)
-    return Selection(np.array(rows, dtype=np.int64), texts, (min_chars, max_chars), duplicates, too_short, too_long)
+    return Selection(np.array(rows, dtype=np.int64), texts, dropped)
 
 
-def split_held_out(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_held_out(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split positions 0 … count-1 into (training, held out), both ascending int64, the same for the same seed.
 
-    Raises RequestError where a side that should hold something would be empty.
+    Raises RequestError if a side that should hold something would be empty.
     """
-    held = max(1, round(count * share)) if share else 0
+    held = max(1, round(count * fraction)) if fraction else 0
     if count - held < 1:
-        raise RequestError(f"data.texts: {count} usable texts cannot be split into training and {share:.0%} held out")
+        raise RequestError(f"data.texts: {count} usable texts are too few to hold out {fraction:.0%} of them")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
-
-
-def fingerprint(texts: Iterable[str]) -> str:
-    """SHA-256 (hex) of the texts in their order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode() + b"\n")
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -91,19 +80,39 @@ class Split:
         return len(self.texts)
 
     def keep(self, which: np.ndarray) -> Split:
-        """The positions `which`, in that order."""
+        """The texts at these positions, in that order."""
         return Split([self.texts[i] for i in which], self.rows[which], None if self.ids is None else self.ids.keep(which))
+
+    def sampled(self, seed: int) -> Split:
+        """At most KEPT_HELD_OUT of the texts."""
+        return self.keep(np.sort(np.random.default_rng(seed).permutation(len(self))[:KEPT_HELD_OUT]))
+
+    def tokenized(self, tokenizer: Any, limit: int | None, which: str) -> Split:
+        """The texts with their tokens, without those of more than `limit` tokens, the positions of the decoder.
+
+        which: names the texts in messages. Raises RequestError if none fits.
+        """
+        split = replace(self, ids=tokenize_corpus(tokenizer, self.texts))
+        if limit is None:
+            return split
+        fits = np.flatnonzero(split.lengths <= limit)
+        if len(fits) == len(split):
+            return split
+        log.warning(f"{len(split) - len(fits):,} {which} texts dropped: longer than the {limit} tokens that fit the decoder")
+        if not len(fits):
+            raise RequestError(f"no {which} text fits the decoder, which has room for {limit} tokens")
+        return split.keep(fits)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, the end included: int64."""
-        assert self.ids is not None  # asked of tokenized splits alone
+        """Tokens of each text, end-of-text included: int64."""
+        assert self.ids is not None  # only tokenized splits are asked
         return self.ids.lengths
 
 
 @dataclass
 class Corpus:
-    """What survived the filters, split for training."""
+    """The texts that passed the filters, split for training."""
 
     texts: list[str]
     train: Split
@@ -112,102 +121,107 @@ class Corpus:
 
 
 def read_corpus(config: DataConfig, seed: int) -> Corpus:
-    """Read, filter and split the texts: a larger data.held_out holds out the same texts and more.
+    """Read, filter and split the texts. A larger data.held_out holds out the same texts and more.
 
-    Raises RequestError where there are none, or too few.
+    Raises RequestError if there are none, or too few.
     """
     if "-" in (config.texts, config.vectors):
-        raise RequestError("data.texts and data.vectors are read more than once: name files, not stdin")
+        raise RequestError("data.texts and data.vectors are read twice, so they cannot be stdin; name files")
     if config.vectors is not None:
-        _check_count(config.texts, config.vectors)
+        _check_vectors(config.texts, config.vectors)
     selection = select(read_lines(config.texts), config.min_chars, config.max_chars)
     log.info(f"{config.texts}: {selection}")
     if not selection.texts:
-        raise RequestError(f"{config.texts}: no text has data.min_chars {config.min_chars} to data.max_chars {config.max_chars} characters")
+        limits = f"{config.min_chars} (data.min_chars) to {config.max_chars} (data.max_chars)"
+        raise RequestError(f"{config.texts}: no text is {limits} characters long")
     train, held_out = split_held_out(len(selection.texts), config.held_out, seed)
-    # Vectors from elsewhere stand for all lines of the file, our own for the kept ones.
+    # Given vectors have a row for each line of the file; embedded ones only for the kept texts.
     everything = Split(selection.texts, selection.rows if config.vectors else np.arange(len(selection.texts)))
-    return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts))
+    return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts).sha256)
 
 
-def kept_for_correction(corpus: Corpus, held_out: float, share: float, seed: int) -> Split:
-    """Of the training texts those that a run with data.held_out = held_out + share would have held out besides."""
-    count = len(corpus.texts)
-    train, _ = split_held_out(count, held_out, seed)
-    _, wider = split_held_out(count, held_out + share, seed)
-    return corpus.train.keep(np.flatnonzero(np.isin(train, wider)))
-
-
-def _check_count(texts: str, vectors: str) -> None:
+def _check_vectors(texts: str, vectors: str) -> None:
     lines = sum(1 for _ in read_lines(texts))
     with open_vectors(vectors) as reader:
+        reader.digest()  # reads, and so checks, all values
         if reader.rows != lines:
             raise RequestError(f"{vectors}: {reader.rows} vectors for {lines} lines of {texts}; row i must belong to line i")
 
 
-def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track = silent) -> np.ndarray:
-    """The vectors that the rows of the splits point at, (rows, dim), mapped from disk.
+def has_encoder(config: Config) -> bool:
+    """Whether the vectors have an encoder: those from elsewhere have one only if it is named."""
+    return config.data.vectors is None or (config.encoder.model is not None and "model" in config.encoder.model_fields_set)
 
-    From data.vectors, else embedded, or taken from the cache of an earlier run.
+
+def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track = silent) -> np.ndarray:
+    """The vectors that the rows of the splits refer to, (rows, dim), mapped from disk.
+
+    They come from data.vectors, else from the cache, else they are embedded now.
     """
-    path = config.vectors or _cached(config, corpus, encoder, track)
-    # Mapped, not read: pages that a batch needs come from the disk's cache, and several processes share them.
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    return vectors if vectors.ndim == 2 else vectors[None]
+    # Mapped, not read: a batch's pages come from the disk's cache, and several processes share them.
+    return map_vectors(config.vectors or _cached(config, corpus, encoder, track))
 
 
 def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track) -> Path:
-    """The file that holds the embedded texts, written now unless an earlier run did."""
+    """The file with the embedded texts, which is written now unless an earlier run did."""
     from filelock import FileLock
 
-    assert encoder is not None  # there is one where there are no vectors from elsewhere
+    assert encoder is not None  # there is one if there are no vectors from elsewhere
     identity = encoder.identity
-    folder = Path(config.cache or default_cache())
     name = f"{corpus.sha256} {identity.name} {identity.prompt} {identity.normalize}"
-    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{folder}: cannot be the folder of cached vectors (data.cache): {error.strerror}") from None
-    # The lock lets several runs, and the processes of one, embed the same texts once.
+    signature = Signature(signature={"texts": corpus.sha256, **identity.model_dump(include={"prompt", "normalize"})}, encoder=identity)
+    path = cache_folder(config.cache) / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
+    # The lock lets several runs, and the processes of one, embed the same texts only once.
     with FileLock(path.with_suffix(".lock")):
-        partial = PartialVectors(path, len(corpus.texts), identity.dim)
-        # A name says little of what a folder holds today: the probe vector decides.
-        made_by = path.with_suffix(".json")
-        if not _made_by(made_by, identity):
-            partial.discard()
-            made_by.write_text(identity.model_dump_json(), encoding="utf-8")
-        if path.exists():
-            log.info(f"vectors taken from {path}")
+        # The name of an encoder says little about what its folder holds today: its probe vector decides.
+        if path.exists() and _is_made_by(path.with_suffix(".json"), signature):
+            log.info(f"using cached vectors from {path}")
             return path
-        done = partial.done()
-        log.info(f"embedding {len(corpus.texts) - done:,} texts")
-        with track("embedding", len(corpus.texts)) as advance:
-            advance(done)
-            partial.append(_counted(embed(encoder, corpus.texts[done:]), advance))
-        log.info(f"{len(corpus.texts):,} texts embedded; vectors kept in {path}")
+        for outdated in (path, path.with_suffix(".part")):  # the latter of version 0.1.0
+            outdated.unlink(missing_ok=True)
+        path.with_suffix(".json").write_text(signature.model_dump_json(), encoding="utf-8")
+        _embed_into(path, corpus.texts, encoder, signature, track)
+        log.info(f"embedded {len(corpus.texts):,} texts; cached in {path}")
     return path
 
 
-def _made_by(path: Path, identity: EncoderIdentity) -> bool:
+def _embed_into(path: Path, texts: list[str], encoder: Encoder, signature: Signature, track: Track) -> None:
+    """Embed the texts that an interrupted run of the same signature has not embedded."""
+    hint = "to embed the rest, train on these texts again"
+    shape = len(texts), encoder.identity.dim
+    with ResumableVectors(path, ALONE, shape, resume=True, overwrite=True, hint=hint) as parts:
+        blocks = parts.begin(len(texts), CHUNK_TEXTS, signature)
+        left = sum(map(len, blocks))
+        log.info(f"embedding {left:,} texts")
+        with track("embedding", len(texts)) as advance:
+            advance(len(texts) - left)
+            chunks = embed_chunks(encoder, (texts[block.start : block.stop] for block in blocks))
+            for vectors, block in zip(chunks, blocks):  # in this order, so that `chunks` runs to its end and reports cut texts
+                parts.write_vectors(block.start, vectors)
+                advance(len(block))
+        parts.finish()
+
+
+def _is_made_by(path: Path, signature: Signature) -> bool:
     try:
-        return identity.cosine(EncoderIdentity.model_validate_json(path.read_text(encoding="utf-8"))) >= SAME_ENCODER
-    except (OSError, ValueError):
+        Signature.model_validate_json(path.read_bytes()).check(signature, str(path))
+    except (OSError, ValueError, RequestError):
         return False
+    return True
 
 
-def _counted(chunks: Iterator[np.ndarray], advance: Advance) -> Iterator[np.ndarray]:
-    for chunk in chunks:
-        yield chunk
-        advance(len(chunk))
-
-
-def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "v2t"
+def cache_folder(named: str | None) -> Path:
+    """The folder for embedded texts, created if need be: the one that the configuration names, or the user's own."""
+    folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "v2t")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be used as the vector cache (data.cache): {error.strerror}") from None
+    return folder
 
 
 def statistics(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the given rows, each float32 (dim,), summed in float64 chunk by chunk."""
+    """Mean and standard deviation of these rows, each float32 (dim,), summed in float64 in chunks."""
     total = np.zeros(vectors.shape[1])
     square = np.zeros(vectors.shape[1])
     for start in range(0, len(rows), 4096):

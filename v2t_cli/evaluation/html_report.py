@@ -1,0 +1,130 @@
+"""The audit report: one HTML page that loads nothing else. Its prose and style are in html_report.html.jinja."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from v2t_cli.core.one_line import to_line
+from v2t_cli.evaluation.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
+from v2t_cli.evaluation.evaluate import Evaluation
+from v2t_cli.models.metadata import CheckpointInfo
+
+FEW = 10  # no recall is given for fewer words
+INK = "#010203"  # placeholder in the plots for the colour of the page's text
+BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#2f9e77"  # readable on white and on black, distinct to most colour-blind readers
+
+
+def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, str]) -> str:
+    """The page as HTML. facts: the table "How this was measured", see report_facts."""
+    fraction = {it.how: it.fraction for it in findings.outcomes}
+    template = _environment().get_template("html_report.html.jinja")
+    return template.render(
+        evaluation=evaluation,
+        findings=findings,
+        facts=facts,
+        exactly=fraction["exactly"],
+        readable=fraction["exactly"] + fraction["nearly"],
+        plots=_plots(evaluation, findings),
+        limits={"few": FEW, "near_f1": NEAR_F1, "neighbours": NEIGHBOURS, "rare": RARE, "same_meaning": SAME_MEANING},
+    )
+
+
+def report_facts(evaluation: Evaluation, vectors: np.ndarray, folder: Path, info: CheckpointInfo, max_new_tokens: int) -> dict[str, str]:
+    """What the evaluation depends on, by name.
+
+    vectors: (texts, dim), as they were decoded; folder and info: of the checkpoint; max_new_tokens: the longest text it may write.
+    """
+    texts = hashlib.sha256("".join(f"{pair.source}\n" for pair in evaluation.pairs).encode()).hexdigest()
+    array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
+    scores = evaluation.scores
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("v2t", "torch", "transformers")]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "checkpoint": str(folder),
+        "encoder of the vectors": f"{info.encoder.name if info.encoder else 'unknown'}, {info.dim} numbers",
+        "search": f"quality {evaluation.quality}: {evaluation.strategy}; at most {max_new_tokens} tokens",
+        "effort": f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts per vector",
+        "texts": f"{scores.n:,}, SHA-256 {texts[:16]}…",
+        "vectors": f"SHA-256 {array[:16]}…",
+        "BLEU, chrF, F1": f"{scores.bleu:.1f}, {scores.chrf:.1f}, {scores.token_f1:.3f}",
+        "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
+    }
+
+
+def _environment() -> Environment:
+    """Escapes every value, and fails on a name that the template was not given."""
+    folder = PackageLoader("v2t_cli", "evaluation")
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"percent": _percent, "thousands": "{:,}".format, "one_line": to_line}
+    return environment
+
+
+def _percent(fraction: float) -> str:
+    """0% only for none and 100% only for all."""
+    if fraction in (0, 1) or 0.1 <= fraction < 0.9:
+        return f"{fraction:.0%}"
+    return f"{min(max(fraction, 0.001), 0.999):.1%}"
+
+
+def _plots(evaluation: Evaluation, findings: Findings) -> dict[str, str]:
+    """The three plots, as SVG."""
+    lengths, trust, noise = evaluation.by_length, findings.trust, findings.noise
+    return {
+        "lengths": _plot(
+            [f"{row.tokens}\n({row.n:,})" for row in lengths],
+            {"came back exactly": [row.exact_match for row in lengths], "cosine of the vectors": [row.cosine for row in lengths]},
+            "length in tokens (number of texts)",
+        ),
+        "trust": _plot(
+            [f"≥ {row.cosine}\n({row.rows:,})" for row in trust],
+            {"share of exact texts": [row.exact / row.rows if row.rows else None for row in trust]},
+            "cosine (number of texts)",
+        ),
+        "noise": _plot(
+            [f"{row.noise:.0%}" for row in noise],
+            {
+                "came back exactly": [row.exact_match for row in noise],
+                "cosine with the clean vector": [row.cosine for row in noise],
+                "neighbours kept": [row.neighbours for row in noise],
+            },
+            "length of the noise, relative to the vector",
+        ),
+    }
+
+
+def _plot(ticks: Sequence[str], lines: Mapping[str, Sequence[float | None]], xlabel: str) -> str:
+    """Values from 0 to 1 over named places, as SVG in the page's own colour and font. None: no point there."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    settings: Any = {"svg.hashsalt": "v2t", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+    settings |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with style.context(["default", settings]):  # the user's own style may ask for what is not installed
+        figure = Figure(figsize=(5, 2.8), layout="constrained")  # small, so that letters stay readable on a phone
+        axes = figure.subplots()
+        for (name, values), colour, marker in zip(lines.items(), (BLUE, ORANGE, GREEN), "os^"):
+            known = [(place, value) for place, value in enumerate(values) if value is not None]
+            if known:
+                axes.plot(*zip(*known), color=colour, marker=marker, label=name, linewidth=2)
+        axes.set_xticks(range(len(ticks)), ticks)
+        axes.set(xlim=(-0.25, len(ticks) - 0.75), ylim=(-0.03, 1.03), xlabel=xlabel)
+        axes.grid(axis="y", color=INK, alpha=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            figure.legend(frameon=False, loc="outside upper left", ncols=2)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = out.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")

@@ -1,0 +1,79 @@
+"""`v2t eval`: a checkpoint and a file of texts to scores, and to an HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from v2t_cli.core import console
+from v2t_cli.core.config import Config
+from v2t_cli.core.errors import RequestError
+from v2t_cli.core.processes import Processes, launched
+from v2t_cli.decoding.decode import check_width
+from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.evaluation.audit import audit
+from v2t_cli.evaluation.baseline import nearest_texts
+from v2t_cli.evaluation.evaluate import Evaluation, evaluate
+from v2t_cli.evaluation.html_report import html_report, report_facts
+from v2t_cli.io.atomic import replacing
+from v2t_cli.io.texts import read_lines
+from v2t_cli.io.vectors import load_vectors
+from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
+from v2t_cli.models.encoder import embed_all
+
+
+def evaluate_files(
+    checkpoint: Path,
+    config: Config,
+    show: Callable[[Evaluation], None],
+    texts: str | None = None,
+    vectors: str | None = None,
+    train_texts: str | None = None,
+    encoder: str | None = None,
+    report: Path | None = None,
+) -> None:
+    """Measure how much of the texts comes back from their vectors.
+
+    show: called with the scores, on the main process, before the report is made. texts: one per line; None: those that the
+    training held out. vectors: .npy, row i for line i; None: embedded. train_texts: for the baseline of copying. encoder: the
+    one that the user named. report: the HTML page to write.
+
+    Raises RequestError for files, checkpoints, encoders and settings that do not fit together.
+    """
+    search, track = resolve_search(config.decode), console.progress_bar
+    with ExitStack() as stack:
+        processes, device = stack.enter_context(launched(config.device))
+        page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
+        opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if vectors else "required")
+        lines = list(read_lines(texts)) if texts else opened.held_out()
+        rows = _vectors(opened, lines, vectors, processes)
+        known = None if train_texts is None else list(read_lines(train_texts))
+        nearest = nearest_texts(opened, known, lines, rows, track, processes) if known is not None and lines else None
+        result = replace(evaluate(opened, lines, rows, search, config.eval.samples, config.seed, track, processes), nearest=nearest)
+        if known is None:
+            console.log.info("no baseline; --train-texts FILE adds one that copies the nearest training text")
+        if processes.is_main:
+            show(result)
+        if page:
+            words = set(known or []) - set(lines)
+            findings = audit(opened, result, rows, search, words, config.seed, track)
+            facts = report_facts(result, rows, opened.folder, opened.info, fit(opened, search).max_new_tokens)
+            page.write(html_report(result, findings, facts).encode())
+    if page:
+        console.log.info(f"{report}: written")
+
+
+def _vectors(checkpoint: Checkpoint, lines: list[str], path: str | None, processes: Processes) -> np.ndarray:
+    """Of the texts: float32 (len(lines), dim), read or embedded."""
+    if path is None:
+        assert checkpoint.encoder is not None  # it was required
+        return embed_all(checkpoint.encoder, lines, processes)
+    rows = load_vectors(path)
+    if len(rows) != len(lines):
+        raise RequestError(f"{path}: {len(rows)} vectors for {len(lines)} texts; row i must belong to line i")
+    check_width(checkpoint.info, rows.shape[1], path)
+    return rows
