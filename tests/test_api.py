@@ -1,10 +1,12 @@
-"""The Python API: its examples run as they stand, and what it refuses."""
+"""The Python API: its examples, which run as they are, and what it refuses."""
 
 import doctest
+import json
+import shutil
 
 import numpy as np
 import pytest
-from conftest import DIM, ROOT, SENTENCES
+from tiny import DIM, ROOT, SENTENCES
 
 import v2t_cli
 from v2t_cli import V2T, RequestError, api
@@ -17,7 +19,7 @@ def test_the_examples_run(monkeypatch):
     assert result.attempted > 8 and not result.failed
 
 
-def test_what_is_public_is_there():
+def test_every_public_name_exists():
     for name in v2t_cli.__all__:
         assert getattr(v2t_cli, name)
     with pytest.raises(AttributeError, match="no attribute 'inverter'"):
@@ -30,7 +32,7 @@ def inverter(checkpoint):
     return V2T(checkpoint, device="cpu")
 
 
-def test_there_and_back(inverter):
+def test_texts_come_back_from_their_vectors(inverter):
     vectors = inverter.embed(SENTENCES[:4])
     rows = inverter.decode(vectors, max_new_tokens=24)
     assert [row.index for row in rows] == [0, 1, 2, 3] and sum(row.best.text == text for row, text in zip(rows, SENTENCES)) >= 3
@@ -47,25 +49,25 @@ def test_one_vector_and_any_numbers(inverter):
 @pytest.mark.parametrize(
     ("vectors", "settings", "words"),
     [
-        (np.zeros((2, 3)), {}, "vectors of 3 numbers, but the checkpoint"),
+        (np.zeros((2, 3)), {}, "vectors of 3 dimensions, but the checkpoint"),
         (np.zeros((2, 2, DIM)), {}, r"shape \(2, 2, 16\), expected"),
         ([["a"] * DIM], {}, "could not convert"),
         (np.full(DIM, np.nan), {}, "NaN or infinity"),
         (np.zeros(DIM), {"qualty": "fast"}, "decode.qualty: unknown key, did you mean 'decode.quality'"),
         (np.zeros(DIM), {"beams": 0}, "decode.beams"),
-        (np.zeros(DIM), {"precision": "float16"}, "precision: is chosen when"),
+        (np.zeros(DIM), {"precision": "float16"}, "precision: is set when a checkpoint is opened"),
         (np.zeros(DIM), {"seed": -1}, "seed"),
         (np.zeros(DIM, complex), {}, "Cannot cast"),
     ],
 )
-def test_refusals(inverter, vectors, settings, words):
+def test_bad_vectors_and_settings_are_refused(inverter, vectors, settings, words):
     with pytest.raises(RequestError, match=words):
         inverter.decode(vectors, **settings)
 
 
 def test_texts_are_a_list(inverter, checkpoint):
     for function in (inverter.embed, inverter.evaluate, lambda texts: inverter.evaluate(["чай"], train_texts=texts), v2t_cli.embed):
-        with pytest.raises(RequestError, match="a single str, expected a list"):
+        with pytest.raises(RequestError, match="expected a list of strings, got a single string"):
             function("Чай или кофе?")
     with pytest.raises(RequestError, match=r"texts\[1\]: .*surrogates"):
         inverter.embed(["чай", "\ud800"])
@@ -75,22 +77,35 @@ def test_texts_are_a_list(inverter, checkpoint):
         v2t_cli.V2T(checkpoint, device="cpu", precision="fp16")
 
 
+def test_the_nearest_training_texts(inverter, monkeypatch):
+    held_out = (inverter._checkpoint.folder / "held_out.txt").read_text(encoding="utf-8").splitlines()
+    result = inverter.evaluate(held_out, train_texts=SENTENCES, quality="fast")
+    assert result.nearest.n == 10 and result.nearest.exact_match == 0 < result.nearest.cosine
+    assert inverter.evaluate(held_out, quality="fast").nearest is None
+    monkeypatch.setattr(api, "evaluate_texts", lambda *arguments: pytest.fail("decoded before the training texts were checked"))
+    with pytest.raises(RequestError, match="no text besides those that the run held out"):
+        inverter.evaluate(held_out, train_texts=held_out)
+
+
+def test_no_texts_cannot_be_evaluated(inverter):
+    for train_texts in (None, SENTENCES):
+        with pytest.raises(RequestError, match="no texts to evaluate"):
+            inverter.evaluate([], train_texts=train_texts)
+
+
 def test_texts_and_vectors_must_match(inverter):
     with pytest.raises(RequestError, match="2 vectors for 1 texts"):
         inverter.evaluate(["чай"], np.zeros((2, DIM)))
 
 
-def test_without_its_encoder(checkpoint, tmp_path):
-    import json
-    import shutil
-
+def test_a_checkpoint_without_its_encoder(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
     info = json.loads((folder / "v2t.json").read_text())
     info["encoder"] = None
     (folder / "v2t.json").write_text(json.dumps(info))
     inverter = V2T(folder, device="cpu")
     assert inverter.decode(np.zeros(DIM))[0].best.cosine is None
-    with pytest.raises(RequestError, match="encoder of this checkpoint is not there"):
+    with pytest.raises(RequestError, match="this checkpoint was opened without its encoder; V2T.*encoder=.* names one"):
         inverter.embed(["чай"])
 
 

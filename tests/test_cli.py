@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM, ROOT, SENTENCES
+from tiny import DIM, ROOT, SENTENCES
 
 from v2t_cli.core.signals import Terminated
 
@@ -45,7 +45,7 @@ def test_embed_writes_a_row_for_each_line(v2t, labse, tmp_path):
     assert result.exit_code == 0 and result.stdout == ""
     out = np.load("new/v.npy")
     assert out.shape == (4, DIM) and out.dtype == np.float32
-    assert "1 blank lines" in result.stderr and "4 vectors of 16 numbers written to new/v.npy" in result.stderr
+    assert "1 blank lines" in result.stderr and "4 vectors of 16 dimensions written to new/v.npy" in result.stderr
 
 
 def test_embed_to_stdout_is_the_same_file(v2t, labse, texts_file):
@@ -63,7 +63,7 @@ def test_embed_with_the_encoder_of_a_checkpoint(v2t, labse, checkpoint, texts_fi
 
 
 def test_embed_refuses(v2t, labse, checkpoint, texts_file, tmp_path):
-    refused(v2t("embed", "absent.txt", "-o", "v.npy", "--encoder", labse, "--device", "cpu"), "absent.txt: no such file")
+    refused(v2t("embed", "absent.txt", "-o", "v.npy", "--encoder", labse, "--device", "cpu"), "absent.txt: no such text file")
     refused(v2t("embed", texts_file, "-o", "v.npy", "--encoder", tmp_path / "no"), "no such folder")
     refused(v2t("embed", texts_file, "-o", "v.npy", "--encoder", labse, "--device", "cuda:77"), "device 'cuda:77'")
     refused(v2t("embed", texts_file, "-o", "v.npy", "--checkpoint", tmp_path / "no"), "no such checkpoint folder")
@@ -92,14 +92,16 @@ def test_train_then_decode_needs_no_names(v2t, labse, texts_file, tmp_path):
 
 
 def test_train_refuses(v2t, labse, texts_file, tmp_path):
-    refused(v2t("train"), "texts.txt: no such file of texts")
-    refused(v2t("train", "--set", "data.texts='-'"), "name files, not stdin")
+    refused(v2t("train"), "texts.txt: no such text file")
+    refused(v2t("train", "--set", "data.texts='-'"), "cannot be stdin")
     data = ["--set", f"data.texts={texts_file}"]
     refused(v2t("train", "--set", "train.epoch=3", *data), "train.epoch: unknown key, did you mean 'train.epochs'?")
-    refused(v2t("train", "--set", "data.texts=absent.txt", *TINY), "absent.txt: no such file")
+    refused(v2t("train", "--set", "data.texts=absent.txt", *TINY), "absent.txt: no such text file")
     finished = ROOT / "examples" / "ru-mini"  # without its state
     refused(v2t("train", "--resume", "--output", finished, *data, *TINY), "ru-mini: nothing to resume")
-    refused(v2t("train", "--set", "data.min_chars=50", *data, *TINY), "no text has")
+    refused(
+        v2t("train", "--set", "data.min_chars=50", *data, *TINY), "no text is 50 (data.min_chars) to 59 (data.max_chars) characters long"
+    )
     refused(
         v2t(
             "train",
@@ -166,7 +168,7 @@ def test_decode_without_its_encoder_falls_back(v2t, checkpoint, vectors, tmp_pat
     info["encoder"]["name"] = str(tmp_path / "gone")
     (copy / "v2t.json").write_text(json.dumps(info))
     result = v2t("decode", "-", "--checkpoint", copy, "--format", "jsonl", "--device", "cpu", stdin=npy(vectors))
-    assert result.exit_code == 0 and "chosen by log-probability" in result.stderr
+    assert result.exit_code == 0 and "no cosine and no re-ranking, because the encoder cannot be opened" in result.stderr
     assert all(json.loads(line)["cosine"] is None for line in result.stdout.splitlines())
     named = v2t("decode", "-", "--checkpoint", copy, "--encoder", tmp_path / "gone", "--device", "cpu", stdin=npy(vectors))
     refused(named, "no such folder")
@@ -177,10 +179,10 @@ def test_decode_refuses(v2t, labse, checkpoint, vectors, tmp_path):
     common = ["--checkpoint", checkpoint, "--device", "cpu"]
     refused(v2t("decode", "v.npy"), "checkpoint: no such checkpoint folder; make one with v2t train")
     refused(v2t("decode", "v.npy", "--checkpoint", tmp_path), "not a v2t checkpoint")
-    refused(v2t("decode", "absent.npy", *common), "absent.npy: no such file")
+    refused(v2t("decode", "absent.npy", *common), "absent.npy: no such vector file")
     refused(v2t("decode", "-", *common, stdin=b"text"), "stdin: not a .npy")
-    refused(v2t("decode", "-", *common, stdin=npy(vectors)[:-9]), "stdin: ends after 4 of 5 rows")
-    refused(v2t("decode", "-", *common, stdin=npy(np.zeros((2, 768), np.float32))), "vectors of 768 numbers", "reads 16")
+    refused(v2t("decode", "-", *common, stdin=npy(vectors)[:-9]), "stdin: is truncated: the header promises 5 rows, the file ends after 4")
+    refused(v2t("decode", "-", *common, stdin=npy(np.zeros((2, 768), np.float32))), "vectors of 768 dimensions", "reads 16")
     np.save("o.npy", np.array([{}]), allow_pickle=True)
     refused(v2t("decode", "o.npy", *common), "never loaded")
     refused(v2t("decode", "v.npy", *common, "--strategy", "greedy", "--candidates", 3), "greedy gives one text")
@@ -190,13 +192,13 @@ def test_decode_refuses(v2t, labse, checkpoint, vectors, tmp_path):
 
 
 def test_a_named_encoder_is_checked_even_where_it_is_not_needed(v2t, checkpoint, vectors, tmp_path):
-    from conftest import build_labse
+    from tiny import build_labse
 
     other = build_labse(tmp_path, DIM, 2, 2, seed=9)
     options = ["--checkpoint", checkpoint, "--device", "cpu", "--quality", "fast", "--encoder", other]
-    refused(v2t("decode", "-", *options, stdin=npy(vectors)), "is not the one of the checkpoint")
+    refused(v2t("decode", "-", *options, stdin=npy(vectors)), "does not match that of the checkpoint")
     by_key = [*options[:-2], "--set", f"encoder.model={other}"]
-    refused(v2t("decode", "-", *by_key, stdin=npy(vectors)), "is not the one of the checkpoint")
+    refused(v2t("decode", "-", *by_key, stdin=npy(vectors)), "does not match that of the checkpoint")
     (tmp_path / "v2t.yaml").write_text(f"encoder: {{model: {other}}}")  # what a file says is for training
     assert v2t("decode", "-", *options[:-2], stdin=npy(vectors)).exit_code == 0
 
@@ -214,12 +216,12 @@ def test_outputs_that_are_no_plain_files(v2t, checkpoint, vectors, tmp_path):
 
 
 def test_decode_refuses_another_encoder(v2t, checkpoint, vectors, tmp_path):
-    from conftest import build_labse
+    from tiny import build_labse
 
     other = build_labse(tmp_path, DIM, 2, 2, seed=9)
     np.save("v.npy", vectors)
     result = v2t("decode", "v.npy", "--checkpoint", checkpoint, "--encoder", other, "--device", "cpu", "-o", "out.txt")
-    refused(result, other, "is not the one of the checkpoint", "labse")
+    refused(result, other, "does not match that of the checkpoint", "labse")
     assert not (tmp_path / "out.txt").exists()
 
 
@@ -263,8 +265,8 @@ def test_eval_beside_the_nearest_training_text(v2t, checkpoint, texts_file):
     nearest = json.loads(v2t(*options, "--json").stdout)["nearest"]
     # The file has the held-out texts too, and each would find itself.
     assert nearest["exact_match"] == 0 and 0.5 < nearest["cosine"] < 0.9999
-    refused(v2t(*options[:-1], "absent.txt"), "absent.txt: no such file")
-    refused(v2t(*options[:-1], checkpoint / "held_out.txt"), "no texts but those that the run held out")
+    refused(v2t(*options[:-1], "absent.txt"), "absent.txt: no such text file")
+    refused(v2t(*options[:-1], checkpoint / "held_out.txt"), "no text besides those that the run held out")
 
 
 def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, tmp_path):
@@ -273,16 +275,29 @@ def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, tmp_path):
     assert v2t("train", *sets, *TINY).exit_code == 0
     plain = v2t("decode", "vecs.npy", "--format", "jsonl", "--device", "cpu")
     assert plain.exit_code == 0 and json.loads(plain.stdout.splitlines()[0])["cosine"] is None
-    assert "knows no encoder" in plain.stderr
+    assert "this checkpoint has no encoder, so there is no cosine and no re-ranking" in plain.stderr
     reranked = v2t("decode", "vecs.npy", "--format", "jsonl", "--encoder", labse, "--device", "cpu")
     assert json.loads(reranked.stdout.splitlines()[0])["cosine"] is not None
     refused(v2t("eval", "--device", "cpu"), "name one with --encoder")
     refused(v2t("embed", texts_file, "-o", "x.npy", "--checkpoint", "checkpoint"), "name one with --encoder")
     scores = json.loads(v2t("eval", "--texts", texts_file, "--vectors", "vecs.npy", "--json", "--device", "cpu").stdout)
     assert scores["n"] == 100 and scores["cosine"] is None
-    refused(v2t("eval", "--vectors", "vecs.npy", "--device", "cpu"), "--vectors: name the texts")
+    refused(v2t("eval", "--vectors", "vecs.npy", "--device", "cpu"), "--vectors needs --texts")
     (tmp_path / "t.txt").write_text("да\nнет\n", encoding="utf-8")
     refused(v2t("eval", "--vectors", "vecs.npy", "--texts", "t.txt", "--device", "cpu"), "100 vectors for 2 texts")
+
+
+# all of them
+
+
+def test_quiet_and_verbose(v2t, checkpoint, texts_file):
+    command = ("eval", "--checkpoint", checkpoint, "--texts", texts_file, "--quality", "fast", "--device", "cpu")
+    assert "no baseline; --train-texts" in v2t(*command).stderr
+    assert v2t(*command, "--quiet").stderr == ""
+    told = v2t(*command, "-v").stderr
+    assert 'settings: {"seed":0' in told and "no baseline; --train-texts" in told
+    result = v2t("eval", "--checkpoint", "absent", "-q")
+    assert result.exit_code == 2 and result.stderr.startswith("error: absent")
 
 
 # the boundary
@@ -295,7 +310,7 @@ def test_a_checkpoint_without_an_encoder(v2t, labse, texts_file, tmp_path):
         (Terminated(), 143, "stopped"),
         (OSError(28, "No space left on device", "v.npy"), 1, "v.npy: No space left on device"),
         (MemoryError(), 1, "out of memory"),
-        (RuntimeError("CUDA error: out of memory"), 1, "out of memory; smaller batches"),
+        (RuntimeError("CUDA error: out of memory"), 1, "out of memory; lower train.batch_size"),
     ],
 )
 def test_exit_codes(v2t, monkeypatch, error, code, message):

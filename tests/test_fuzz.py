@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from v2t_cli.core.config import Config, load_config
 from v2t_cli.core.errors import V2TError
-from v2t_cli.io.vectors import VectorReader
+from v2t_cli.io.vectors import open_vectors
 
 fuzz = settings(max_examples=int(os.environ.get("V2T_FUZZ", "300")), deadline=None, suppress_health_check=list(HealthCheck), database=None)
 KEYS = [*Config.model_fields, *(key for value in Config().model_dump().values() if isinstance(value, dict) for key in value)]
@@ -77,9 +77,13 @@ def broken(draw):
 
 @fuzz
 @given(st.binary(max_size=200) | broken())
-def test_vectors(data):
+def test_vectors(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.npy"
+    path.write_bytes(data)
     try:
-        for chunk in VectorReader(io.BytesIO(data), "v.npy").chunks():
-            assert chunk.dtype == np.float32 and chunk.ndim == 2 and np.isfinite(chunk).all()
+        with open_vectors(str(path)) as reader:
+            for first, vectors in reader.blocks(reader.chunks()):
+                assert vectors.dtype == np.float32 and vectors.shape[1:] == (reader.dim,) and np.isfinite(vectors).all()
+                assert 0 <= first < reader.rows
     except V2TError as error:
-        assert "\n" not in str(error) and "v.npy" in str(error)
+        assert "\n" not in str(error) and "fuzz.npy" in str(error)

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import DIM, SENTENCES
+from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import Config
 
@@ -56,7 +56,7 @@ def assert_refused(result, left, *words, code=2):
 
 
 REFUSED_TEXTS = {
-    "missing": (None, "no such file"),
+    "missing": (None, "no such text file"),
     "a folder": (dict, "cannot be read: Is a directory"),
     "Latin-1": ("Привет\n".encode() + "Grüße\n".encode("latin-1"), "line 2: not UTF-8"),
     "UTF-16": ("Привет\n".encode("utf-16"), "line 1"),
@@ -101,20 +101,20 @@ def damaged_gz():
 
 
 REFUSED_TRAINING = {
-    "missing": (None, [], "no such file"),
+    "missing": (None, [], "no such text file"),
     "a folder": (dict, [], "cannot be read"),
-    "empty": ("", [], "no text has data.min_chars"),
-    "only blanks": ("\n \n", [], "no text has data.min_chars"),
-    "all too long": ("а" * 100 + "\n", [], "no text has data.min_chars"),
-    "all the same": ("Привет!\n" * 9, [], "1 usable texts cannot be split"),
-    "fewer than are held out": ("Привет!\nПока!\n", ["data.held_out=0.9"], "2 usable texts cannot be split"),
+    "empty": ("", [], "no text is 2 (data.min_chars) to 59 (data.max_chars) characters long"),
+    "only blanks": ("\n \n", [], "no text is 2 (data.min_chars) to 59 (data.max_chars) characters long"),
+    "all too long": ("а" * 100 + "\n", [], "no text is 2 (data.min_chars) to 59 (data.max_chars) characters long"),
+    "all the same": ("Привет!\n" * 9, [], "1 usable texts are too few to hold out 5% of them"),
+    "fewer than are held out": ("Привет!\nПока!\n", ["data.held_out=0.9"], "2 usable texts are too few to hold out 90% of them"),
     "not UTF-8": (b"\xff\xfe\n", [], "line 1"),
     "not a gz": (LINES, ["data.texts=in.txt.gz"], "in.txt.gz"),
     "a damaged gz": (damaged_gz(), ["data.texts=in.txt.gz"], "damaged .gz"),
-    "stdin": (LINES, ["data.texts=-"], "name files, not stdin"),
+    "stdin": (LINES, ["data.texts=-"], "cannot be stdin"),
     "vectors missing": (LINES, ["data.vectors=absent.npy"], "absent.npy"),
     "vectors of another count": (LINES, ["data.vectors=five.npy"], "5 vectors for 6 lines"),
-    "vectors with NaN": (LINES, ["data.vectors=nan.npy"], "row 3 holds NaN"),
+    "vectors with NaN": (LINES, ["data.vectors=nan.npy"], "row 3 contains NaN"),
     "vectors that need pickle": (LINES, ["data.vectors=pickle.npy"], "never loaded"),
 }
 
@@ -149,7 +149,7 @@ def structured():
 
 
 REFUSED_VECTORS = {
-    "missing": (None, "no such file"),
+    "missing": (None, "no such vector file"),
     "a folder": (dict, "cannot be read"),
     "empty": (b"", "not a .npy"),
     "text": ("0.1 0.2\n", "not a .npy"),
@@ -157,27 +157,31 @@ REFUSED_VECTORS = {
     "a bare pickle": (b"cos\nsystem\n(S'touch owned'\ntR.", "not a .npy"),
     "3-D": (saved(np.zeros((2, 3, DIM), np.float32)), "of shape (2, 3, 16)"),
     "0-D": (saved(np.float32(1)), "of shape ()"),
-    "another width": (saved(np.zeros((2, 3), np.float32)), "vectors of 3 numbers, but the checkpoint"),
+    "0-D and more behind it": (saved(np.float32(1)) + bytes(4), "holds float32 of shape ()"),
+    "another width": (saved(np.zeros((2, 3), np.float32)), "vectors of 3 dimensions, but the checkpoint"),
     "int8": (saved(ROWS.astype(np.int8)), "holds int8"),
     "int64": (saved(ROWS.astype(np.int64)), "holds int64"),
     "booleans": (saved(ROWS > 0), "holds bool"),
     "complex": (saved(ROWS.astype(np.complex64)), "holds complex64"),
     "structured": (saved(structured()), "expected floating-point"),
     "strings": (saved(np.array([["a"]])), "holds <U1"),
-    "a NaN": (saved(NAN), "row 3 holds NaN"),
+    "a NaN": (saved(NAN), "row 3 contains NaN"),
     "many NaN": (saved(np.full((9, DIM), np.nan, np.float32)), "rows 0, 1, 2, 3, 4 and 4 more"),
-    "infinity": (saved(np.where(ROWS > 9, ROWS, np.float32(np.inf))), "hold NaN or infinity"),
-    "too large for float32": (saved(np.full((1, DIM), 1e300)), "row 0 holds NaN or infinity in float32"),
-    "truncated": (saved(ROWS)[:-70], "ends after 3 of 5 rows"),
-    "a header alone": (header(f"(5, {DIM})"), "ends after 0 of 5 rows"),
-    "more promised than there is": (header(f"(10**3, {DIM})".replace("10**3", "1000"), ROWS.tobytes()), "ends after 5 of 1000 rows"),
-    "a size beyond all files": (header(f"(9000000000000000, {DIM})"), "the header is damaged"),
-    "a width beyond all files": (header("(1, 9000000000000000000)"), "the header is damaged"),
+    "infinity": (saved(np.where(ROWS > 9, ROWS, np.float32(np.inf))), "rows 0, 1, 2, 3, 4 contain NaN or infinity"),
+    "too large for float32": (saved(np.full((1, DIM), 1e300)), "row 0 contains NaN or infinity (as float32)"),
+    "truncated": (saved(ROWS)[:-70], "the header promises 5 rows, the file ends after 3"),
+    "a header alone": (header(f"(5, {DIM})"), "the header promises 5 rows, the file ends after 0"),
+    "more promised than there is": (
+        header(f"({10**3}, {DIM})", ROWS.tobytes()),
+        "the header promises 1000 rows, the file ends after 5",
+    ),
+    "a size beyond all files": (header(f"(9000000000000000, {DIM})"), "the header promises 9000000000000000 rows, the file ends after 0"),
+    "a width beyond all files": (header("(1, 9000000000000000000)"), "the header promises 1 rows, the file ends after 0"),
     "negative rows": (header(f"(-5, {DIM})", ROWS.tobytes()), "expected floating-point"),
     "no columns": (header("(5, 0)"), "expected floating-point"),
     "code in the header": (header("(__import__('os').getpid(), 16)"), "not a .npy"),
-    "more behind the rows": (saved(ROWS) + saved(ROWS), "goes on behind its 5 rows"),
-    "an archive": (npz(), "is an archive (.npz)"),
+    "more behind the rows": (saved(ROWS) + saved(ROWS), "has data after its 5 rows"),
+    "an archive": (npz(), "is a .npz archive"),
 }
 
 
@@ -220,8 +224,8 @@ REFUSED_CONFIGS = {
     "broken": ("train: {epochs: 2\n", "not valid YAML"),
     "a tab": ("train:\n\tepochs: 2\n", "not valid YAML"),
     "a NUL byte": ("output: a\0b\n", "not valid YAML"),
-    "a NUL in a name": ('output: "a\\0b"\n', "output: holds a NUL"),
-    "half a character in a name": ('data: {texts: "\\ud800"}\n', "data.texts: holds"),
+    "a NUL in a name": ('output: "a\\0b"\n', "output: contains a NUL"),
+    "half a character in a name": ('data: {texts: "\\ud800"}\n', "data.texts: contains"),
     "unknown section": ("trian: {}\n", "did you mean 'train'?"),
     "unknown key": ("train: {epoch: 2}\n", "did you mean 'train.epochs'?"),
     "a section that is none": ("train: 5\n", "train: "),
@@ -230,7 +234,7 @@ REFUSED_CONFIGS = {
     "a nested key twice": ("train:\n  epochs: 1\n  epochs: 2\n", "'epochs' is set twice"),
     "code": ("output: !!python/object/apply:os.system ['touch owned']\n", "not valid YAML"),
     "code in a name": ("output: !!python/name:os.system\n", "not valid YAML"),
-    "an alias bomb": (BOMB, "aliases such as *a0 are not read"),
+    "an alias bomb": (BOMB, "aliases such as *a0 are not allowed"),
     "an alias to itself": ("&a train: *a\n", "aliases such as *a"),
     "a merge": ("train: &t {epochs: 1}\ndata: {<<: *t}\n", "aliases such as *t"),
     "deep": ("train: " + "[" * 20_000 + "\n", "not valid YAML"),
@@ -338,7 +342,7 @@ REFUSED_CHECKPOINTS = {
     "a truncated adapter": (cut("adapter.safetensors"), "adapter.safetensors: damaged"),
     "swapped weights": (swap, ""),
     "a pickle for weights": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "missing or damaged"),
-    "another dim": (edit("v2t.json", dim=DIM + 1), "adapter.safetensors: damaged, or of another checkpoint"),
+    "another dim": (edit("v2t.json", dim=DIM + 1), f"vectors of {DIM} dimensions, but the checkpoint reads {DIM + 1}"),
     "a newer format": (edit("v2t.json", format=2), "newer than this v2t"),
     "an unknown adapter": (edit("v2t.json", adapter={"kind": "own", "tokens": 1}), "adapter kind 'own' is unknown"),
     "v2t.json is no JSON": (write("v2t.json", b"{"), "not a valid v2t.json"),
@@ -346,7 +350,7 @@ REFUSED_CHECKPOINTS = {
     "v2t.json is not UTF-8": (write("v2t.json", b"\xff"), "not a valid v2t.json"),
     "v2t.json is deep": (write("v2t.json", b"[" * 100_000), "not a valid v2t.json"),
     "v2t.json has escapes": (edit("v2t.json", adapter={"kind": ESCAPE, "tokens": 1}), "is unknown"),
-    "an index that leads outside": (lead_outside, "no file beside it"),
+    "an index that leads outside": (lead_outside, "points outside the folder"),
     "an index of nothing": (write("model.safetensors.index.json", b"{}"), "index.json: damaged"),
     "code of its own": (own_code, "--trust-remote-code"),
 }

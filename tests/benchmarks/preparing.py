@@ -13,13 +13,14 @@ import numpy as np
 from tests.benchmarks.common import CHECKPOINT, Settings, show, spread, timed, watched_memory
 from v2t_cli.core.config import Config, EncoderConfig, load_config
 from v2t_cli.models.encoder import open_encoder
-from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.dataset import corpus_vectors, read_corpus
 from v2t_cli.training.prepare import prepare
+from v2t_cli.training.trainer import Stage
 
 
 def run(settings: Settings) -> None:
-    counts = [settings.size(100_000, 1_000), settings.size(400_000, 4_000)]
+    counts = [settings.size(100_000, 1_000), settings.size(400_000, 2_000)]
     found = []
     for count in counts:
         with tempfile.TemporaryDirectory() as name:
@@ -36,7 +37,7 @@ def run(settings: Settings) -> None:
     show(what, f"{spread([size / 1e6 for size in many['peak']], 0)} MB at most", "the imports", "", "< 700 MB")
     for key, words in (("peak", "at most"), ("kept", "kept")):
         growth = [(more - less) / (counts[1] - counts[0]) for more, less in zip(many[key], few[key])]
-        show(what, f"{spread(growth, 0)} bytes a text {words}", f"{counts[0]:,} texts", "", "< 400 bytes")
+        show(what, f"{spread(growth, 0)} bytes per text {words}", f"{counts[0]:,} texts", "", "< 400 bytes")
 
 
 def _config(folder: Path) -> Config:
@@ -53,7 +54,7 @@ class _StandIn:
     def encode(self, texts: list[str]) -> np.ndarray:
         return np.random.default_rng(0).normal(size=(len(texts), self.identity.dim)).astype(np.float32)
 
-    def count_cut(self, texts: list[str]) -> int:
+    def count_truncated(self, texts: list[str]) -> int:
         return 0
 
 
@@ -66,7 +67,7 @@ def measured(folder: Path) -> dict[str, float]:
     """Seconds, and the most and the last bytes of anonymous memory beyond that of a process that has imported everything."""
     config = _config(folder)
     with watched_memory() as memory:
-        seconds, _ = timed(lambda: prepare(config, config, Hooks(), False))
+        seconds, _ = timed(lambda: prepare(Stage(config, config), Callbacks(), False))
         return {"seconds": seconds, "kept": memory.now(), "peak": memory.peak}
 
 

@@ -45,5 +45,5 @@ def run(settings: Settings) -> None:
 
 def compare(settings: Settings, what: str, ours: list[str], beside: str, other: list[str], goal: str) -> None:
     runs = [partial(subprocess.run, command, capture_output=True, check=True) for command in (ours, other)]
-    mine, theirs = in_turn(settings.repeats, *runs)
+    mine, theirs = in_turn(settings.repeats, *runs, warm_up=not settings.quick)
     show(f"{what}, s", spread(mine, 2), f"{beside} {spread(theirs, 2)}", f"{spread(ratios(mine, theirs), 2)}x", goal)

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread, synchronize
 from v2t_cli.core.config import load_config
-from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.prepare import prepare
-from v2t_cli.training.trainer import Run
+from v2t_cli.training.trainer import Stage, Trainer
 
 BATCH = 128
 
@@ -57,9 +57,9 @@ def run(settings: Settings) -> None:
         _compare(settings, prepared_run(settings, Path(folder)))
 
 
-def prepared_run(settings: Settings, folder: Path) -> Run:
+def prepared_run(settings: Settings, folder: Path) -> Trainer:
     """A run of `v2t train` from ru-mini, on texts of the corpus, with random vectors: a step does not care whose they are."""
-    texts = settings.size(100_000, 2_000)
+    texts = settings.size(100_000, 1_000)
     lines = list(settings.lines(texts))
     (folder / "texts.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(len(lines), 512)).astype(np.float32))
@@ -73,16 +73,16 @@ def prepared_run(settings: Settings, folder: Path) -> Run:
         f"train.precision={'no' if settings.device.type == 'cpu' else 'auto'}",
     ]
     config = load_config(None, sets)
-    return prepare(config, config, Hooks(), False)
+    return prepare(Stage(config, config), Callbacks(), False)
 
 
-def _compare(settings: Settings, prepared: Run) -> None:
+def _compare(settings: Settings, prepared: Trainer) -> None:
     steps = settings.size(20, 2)
     fewer = max(1, steps // 4)  # the original's are slow
-    split = prepared.corpus.train
-    longest = int(prepared.examples[0].lengths.max())
+    split = prepared.data.corpus.train
+    longest = int(prepared.data.examples[0].lengths.max())
     held = split.rows[:20_000]  # as Python lists, which take 16 kB a text
-    original = Original(split.texts[: len(held)], prepared.examples[0].vectors[held].tolist(), longest, settings.device)
+    original = Original(split.texts[: len(held)], prepared.data.examples[0].vectors[held].tolist(), longest, settings.device)
     trained = 0
 
     def ours() -> None:
@@ -97,13 +97,13 @@ def _compare(settings: Settings, prepared: Run) -> None:
         for _ in range(fewer):
             original.step()
 
-    *turns, products = in_turn(settings.repeats, ours, theirs, settings.matmul)
+    *turns, products = in_turn(settings.repeats, ours, theirs, settings.matmul, warm_up=not settings.quick)
     rate, other_rate = ([BATCH * count / seconds for seconds in side] for side, count in zip(turns, (steps, fewer)))
-    what = f"training, batches of {BATCH}, texts a second"
+    what = f"training, batches of {BATCH}, texts per second"
     beside = f"the original ({longest} tokens each) {spread(other_rate, 0)}"
     show(what, spread(rate, 0), beside, f"{spread(ratios(rate, other_rate), 2)}x", ">= 4x")
     tokens = trained / steps / BATCH
-    needed = 3 * tokens * sum(weight.numel() for weight in prepared.inverter.lm.parameters())
+    needed = 3 * tokens * sum(weight.numel() for weight in prepared.models.inverter.lm.parameters())
     limit = [1 / settings.matmul.seconds_at_least(needed, seconds) for seconds in products]
     show(
         what,

@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import ROOT
 
 from v2t_cli.core.config import Config, CorrectionConfig, ScratchConfig, Section, load_config
 from v2t_cli.core.errors import RequestError
-
-ROOT = Path(__file__).parent.parent
 
 
 def keys(model: Section, prefix: str = "") -> set[str]:
@@ -25,11 +24,11 @@ def flat(tree: dict, prefix: str = "") -> set[str]:
     return out
 
 
-def test_example_loads_and_is_the_defaults():
+def test_the_example_holds_the_defaults():
     assert load_config(ROOT / "config.example.yaml") == Config()
 
 
-def test_example_names_and_comments_every_key():
+def test_the_example_names_and_comments_every_key():
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     assert flat(yaml.safe_load(text)) == keys(Config())
     for section in (ScratchConfig, CorrectionConfig):  # in comments, since by default there is none
@@ -41,7 +40,7 @@ def test_example_names_and_comments_every_key():
             assert re.search(r" # \w", line), f"no comment: {line}"
 
 
-def test_typed_options_win_over_sets_over_the_file(tmp_path):
+def test_typed_options_win_over_set_items_and_these_over_the_file(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("seed: 1\noutput: a\ntrain: {epochs: 5, learning_rate: 5e-5}\ndata:\n")
     config = load_config(path, ["output=b", "train.epochs=6"], {"output": "c", "device": None})
@@ -52,12 +51,12 @@ def test_typed_options_win_over_sets_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("shipped", "item"), [("config.example.yaml", "decoder.scratch={}"), ("examples/quickstart.yaml", "decoder.model=gpt2")]
 )
-def test_a_typed_decoder_takes_the_place_of_the_files(shipped, item):
+def test_a_typed_decoder_replaces_that_of_the_file(shipped, item):
     decoder = load_config(ROOT / shipped, [item]).decoder
     assert (decoder.scratch == ScratchConfig()) if "scratch" in item else (decoder.model == "gpt2" and decoder.scratch is None)
 
 
-def test_file_in_the_current_folder_is_found(tmp_path, monkeypatch):
+def test_a_file_in_the_current_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config() == Config()
     (tmp_path / "v2t.yaml").write_text("seed: 7")
@@ -84,15 +83,15 @@ def test_all_problems_at_once_with_the_nearest_name(tmp_path):
         ("train: [1, 2", "line 1: not valid YAML"),
         ("just text", "expected sections"),
         ("adapter: {kind: zero_pad, tokens: 4}", "exactly 1 prefix position, not 4"),
-        ("decoder: {model: gpt2, scratch: {}}", "either 'model' or 'scratch'"),
+        ("decoder: {model: gpt2, scratch: {}}", "decoder: set 'model' or 'scratch', not both"),
         ("decoder: {scratch: {n_embd: 10, n_head: 4}}", "n_embd 10 is not a multiple of n_head 4"),
-        ("data: {min_chars: 9, max_chars: 3}", "min_chars 9 is more than max_chars 3"),
+        ("data: {min_chars: 9, max_chars: 3}", "min_chars 9 is greater than max_chars 3"),
         ("adapter: {kind: conv}", "adapter.kind"),
         ("train: {epochs: .inf}", "train.epochs"),
         ("seed: 2024-13-45", "not valid YAML"),
     ],
 )
-def test_bad_files(tmp_path, text, message):
+def test_bad_files_are_refused(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(RequestError) as caught:
@@ -100,10 +99,10 @@ def test_bad_files(tmp_path, text, message):
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_bad_set_items():
+def test_bad_set_items_are_refused():
     with pytest.raises(RequestError, match="expected section.key=value"):
         load_config(None, ["train.epochs"])
-    with pytest.raises(RequestError, match="'train' is set to 5, which is no section"):
+    with pytest.raises(RequestError, match="train.epochs: 'train' is set to 5, which is not a section"):
         load_config(None, ["train=5", "train.epochs=3"])
     with pytest.raises(RequestError, match="no such config file"):
         load_config(Path("absent.yaml"))

@@ -1,43 +1,91 @@
-"""Two and three processes give what one gives, byte for byte. (Training: test_training.)"""
+"""What processes exchange; and two and three of them give what one gives, byte for byte. (Training: training/test_processes.py.)"""
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import DIM, SENTENCES, assert_same_weights
+from forked import launch
+from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import EncoderConfig
+from v2t_cli.core.errors import RequestError
+from v2t_cli.core.processes import ALONE, launched
 from v2t_cli.models.encoder import open_encoder
-from v2t_cli.models.metadata import read_info
 
 TEXTS = 8_200  # two blocks of 4,096, and a bit
 
 
 @pytest.fixture
 def run(v2t):
-    """A command in so many processes; a single one is this one, with as many threads: sums depend on them in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def run(processes, *arguments):
-        return launch(processes, *arguments) if processes > 1 else v2t(*arguments)
-
-    yield run
-    torch.set_num_threads(threads)
+    """A command in so many processes; a single one is this one."""
+    return lambda processes, *arguments: launch(processes, *arguments) if processes > 1 else v2t(*arguments)
 
 
-def launch(processes, *arguments, fails=False, program=("-m", "v2t_cli"), **variables) -> subprocess.CompletedProcess:
-    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", **variables}
-    command = [sys.executable, *starter, *map(str, (*program, *arguments))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert (done.returncode != 0) == fails, done.stderr[-3000:]
-    return done
+EXCHANGE = """
+import json, os
+from pathlib import Path
+from v2t_cli.core.errors import RequestError
+from v2t_cli.core.processes import launched
+
+rank = int(os.environ["RANK"])
+
+def refuse():
+    raise RequestError(f"refused by {rank}")
+
+def told(call):
+    try:
+        return call()
+    except RequestError as error:
+        return str(error)
+
+with launched("cpu") as (processes, device):
+    found = {
+        "main": processes.is_main,
+        "split": processes.split([1, 2, 3]),
+        "gather": processes.gather([rank] * (rank + 1)),
+        "total": processes.total(1, rank),
+        "by_main": processes.by_main(lambda: f"by {rank}"),
+        "gather_from": processes.gather_from(lambda: [rank]),
+        "refused by the first": told(lambda: processes.by_main(refuse)),
+        "refused by the second": told(lambda: processes.gather_from(lambda: refuse() if rank else [rank])),
+    }
+    processes.wait()
+Path(f"{rank}.json").write_text(json.dumps(found))
+"""
+
+
+def test_what_processes_exchange(tmp_path):
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    launch(2, program=tmp_path / "exchange.py", folder=tmp_path)
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert (one.pop("main"), two.pop("main")) == (True, False)
+    assert (one.pop("split"), two.pop("split")) == ([1, 2], [3])
+    assert (
+        one
+        == two
+        == {
+            "gather": [0, 1, 1],
+            "total": [2, 1],
+            "by_main": "by 0",
+            "gather_from": [0, 1],
+            "refused by the first": "refused by 0",
+            "refused by the second": "refused by 1",
+        }
+    )
+
+
+def test_a_process_without_peers():
+    assert ALONE.is_main and ALONE.count == 1
+    assert ALONE.split([1, 2]) == ALONE.gather([1, 2]) == ALONE.gather_from(lambda: [1, 2]) == [1, 2]
+    assert ALONE.total(3, 4) == [3, 4] and ALONE.by_main(lambda: "x") == "x"
+
+
+def test_one_gpu_is_not_for_several_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RequestError, match="device 'cuda:1': with several processes, each picks its own device"), launched("cuda:1"):
+        pass
 
 
 def test_embed(tmp_path, labse, run):
@@ -45,7 +93,7 @@ def test_embed(tmp_path, labse, run):
     texts.write_text("".join(f"{i} {SENTENCES[i % 100]}\n" for i in range(TEXTS)) + "\n", encoding="utf-8")
     for processes in (1, 2):
         done = run(processes, "embed", texts, "--encoder", labse, "-o", tmp_path / f"{processes}.npy")
-        assert done.stderr.count("8,201 vectors of 16 numbers written") == 1 and done.stderr.count("1 blank lines") == 1
+        assert done.stderr.count("8,201 vectors of 16 dimensions written") == 1 and done.stderr.count("1 blank lines") == 1
     assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "2.npy").read_bytes()
     assert set(os.listdir(tmp_path)) == {"t.txt", "1.npy", "2.npy"}
 
@@ -72,35 +120,11 @@ def test_eval(tmp_path, labse, checkpoint, texts_file, run):
 
 
 def test_what_several_processes_cannot_do(tmp_path, checkpoint):
-    """They stop, all of them, and say why."""
+    """They end, all of them, and say why."""
     np.save(tmp_path / "v.npy", np.zeros((3, DIM), np.float32))
     done = launch(2, "decode", tmp_path / "v.npy", "--checkpoint", checkpoint, fails=True)
-    assert "several processes: for work from a file to a file, which -o names" in done.stderr
+    assert 2 in done.codes and "several processes: needs an input file and -o FILE" in done.stderr
     np.save(tmp_path / "v.npy", np.full((3, DIM), np.nan, np.float32))
     done = launch(2, "decode", tmp_path / "v.npy", "--checkpoint", checkpoint, "-o", tmp_path / "out.txt", fails=True)
-    assert "NaN or infinity" in done.stderr
+    assert 2 in done.codes and "NaN or infinity" in done.stderr
     assert os.listdir(tmp_path) == ["v.npy"]
-
-
-def test_sharded_training(tmp_path, texts_file):
-    """FSDP by accelerate's own configuration, which its launcher hands over in the environment."""
-    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(len(SENTENCES), DIM)).astype(np.float32))
-    sets = [f"data.texts={texts_file}", f"data.vectors={tmp_path / 'v.npy'}", "encoder.model=null", "train.batch_size=10"]
-    sets += ["decoder.scratch={n_layer: 2, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}", "train.epochs=2", "train.samples=1"]
-    command = ["train", "--device", "cpu", *(part for item in sets for part in ("--set", item))]
-    fsdp = {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "GPT2Block",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    }
-    sharded = (Path(__file__).parent / "sharded.py",)
-    launch(1, *command, "--set", "train.gradient_accumulation=2", "--output", tmp_path / "one")
-    done = launch(2, *command, "--output", tmp_path / "two", program=sharded, **fsdp, FSDP_VERSION="2")
-    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=0, atol=1e-4)
-    assert read_info(tmp_path / "two").held_out.loss == pytest.approx(read_info(tmp_path / "one").held_out.loss, abs=1e-3)
-    assert done.stderr.count("==>") == 1, "a sample pair, shown once"
-    longer = (*command, "--set", "train.epochs=3", "--output", tmp_path / "two", "--resume")
-    assert "resumed at step 10" in launch(2, *longer, program=sharded, **fsdp, FSDP_VERSION="2").stderr
-    done = launch(2, *command, "--output", tmp_path / "three", program=sharded, fails=True, **fsdp, FSDP_VERSION="1")
-    assert "FSDP of fsdp_version: 2" in done.stderr

@@ -1,28 +1,16 @@
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, SENTENCES
+from tiny import DIM, SENTENCES
 
-from v2t_cli.core.config import DecodeConfig, EncoderConfig
-from v2t_cli.core.errors import RequestError
-from v2t_cli.decoding.decode import check_vectors, decode
-from v2t_cli.decoding.search import Candidate, Row, resolve_search
+from v2t_cli.core.config import DecodeConfig
+from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.similarity import row_cosine
+from v2t_cli.decoding.decode import HalvingBatches, check_width, decode, search_settings
+from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import Block, grid
-from v2t_cli.models.checkpoint import load_checkpoint
-from v2t_cli.models.encoder import open_encoder, row_cosine
-from v2t_cli.pipelines.formats import formatter
-
-
-@pytest.fixture(scope="module")
-def loaded(checkpoint):
-    return load_checkpoint(checkpoint, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def encoder(labse):
-    return open_encoder(EncoderConfig(model=str(labse)), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -30,49 +18,56 @@ def target(encoder):
     return encoder.encode(SENTENCES[:12])
 
 
-def search(**settings):
-    return resolve_search(DecodeConfig(**{"quality": "fast", "max_new_tokens": 24, **settings}))
+def search(checkpoint, **settings):
+    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "fast", "max_new_tokens": 24, **settings})))
 
 
-def test_it_learned_to_invert(loaded, encoder, target):
-    rows = list(decode(loaded, [Block(0, target)], search(quality="balanced"), encoder))
+def decoded(checkpoint, vectors, seed=0, **settings):
+    """The rows of one block of vectors."""
+    return list(decode(checkpoint, [Block(0, vectors)], search(checkpoint, **settings), seed))
+
+
+def test_it_learned_to_invert(opened, target):
+    rows = decoded(opened, target, quality="balanced")
     exact = np.mean([row.best.text == text for row, text in zip(rows, SENTENCES)])
     assert exact >= 0.8, [row.best.text for row in rows]
 
 
-def test_rows_come_in_order_whatever_the_chunks_and_batches(loaded, target):
-    whole = list(decode(loaded, [Block(0, target)], search()))
-    pieces = list(decode(loaded, [Block(rows.start, target[rows.start : rows.stop]) for rows in grid(12, 5)], search(batch_size=2)))
+def test_rows_come_in_order_whatever_the_blocks_and_batches(loaded, target):
+    whole = decoded(loaded, target)
+    blocks = [Block(rows.start, target[rows.start : rows.stop]) for rows in grid(12, 5)]
+    pieces = list(decode(loaded, blocks, search(loaded, batch_size=2)))
     assert [row.index for row in pieces] == list(range(12))
     assert [row.best.text for row in pieces] == [row.best.text for row in whole]
     np.testing.assert_allclose([r.best.logprob for r in pieces], [r.best.logprob for r in whole], atol=1e-3)
 
 
 def test_one_beam_is_greedy(loaded, target):
-    greedy = [row.best.text for row in decode(loaded, [Block(0, target)], search())]
-    assert greedy == [row.best.text for row in decode(loaded, [Block(0, target)], search(strategy="beam", beams=1))]
+    greedy = [row.best.text for row in decoded(loaded, target)]
+    assert greedy == [row.best.text for row in decoded(loaded, target, strategy="beam", beams=1)]
 
 
-def test_beams_find_texts_at_least_as_likely(loaded, target):
-    greedy = [row.best.logprob for row in decode(loaded, [Block(0, target)], search())]
-    beam = [row.best.logprob for row in decode(loaded, [Block(0, target)], search(strategy="beam", beams=6))]
+def test_beams_find_texts_at_least_as_probable(loaded, target):
+    greedy = [row.best.logprob for row in decoded(loaded, target)]
+    beam = [row.best.logprob for row in decoded(loaded, target, strategy="beam", beams=6)]
     assert all(b >= g - 1e-3 for b, g in zip(beam, greedy)) and sum(beam) > sum(greedy) - 1e-3
 
 
 def test_logprob_is_that_of_the_loss(loaded, target):
     from v2t_cli.models.language_model import pad, tokenize
 
-    rows = list(decode(loaded, [Block(0, target)], search()))
+    rows = decoded(loaded, target)
     texts = [row.best.text for row in rows]
     ids, lengths = pad(tokenize(loaded.tokenizer, texts), loaded.tokenizer.pad_token_id, torch.device("cpu"))
     with torch.inference_mode():
         expected = -loaded.inverter(torch.from_numpy(target), ids, lengths)
     whole = [i for i, row in enumerate(rows) if lengths[i] < 24]
+    assert whole
     np.testing.assert_allclose([rows[i].best.logprob for i in whole], expected[whole], atol=1e-3)
 
 
-def test_rerank_sorts_by_the_cosine_of_the_printed_text(loaded, encoder, target):
-    rows = list(decode(loaded, [Block(0, target)], search(quality="balanced", candidates=4, logprob_weight=0), encoder))
+def test_re_ranking_sorts_by_the_cosine_of_the_printed_text(opened, encoder, target):
+    rows = decoded(opened, target, quality="balanced", candidates=4, logprob_weight=0)
     for i, row in enumerate(rows):
         cosines = [candidate.cosine for candidate in row.candidates]
         assert cosines == sorted(cosines, reverse=True) and 1 <= len(cosines) <= 4
@@ -81,45 +76,67 @@ def test_rerank_sorts_by_the_cosine_of_the_printed_text(loaded, encoder, target)
         assert len({candidate.text for candidate in row.candidates}) == len(row.candidates)
 
 
-def test_rerank_is_no_worse_than_log_probability(loaded, encoder, target):
-    plain = [row.best.text for row in decode(loaded, [Block(0, target)], search(strategy="beam", beams=8))]
-    reranked = [row.best.text for row in decode(loaded, [Block(0, target)], search(quality="balanced", logprob_weight=0), encoder)]
+def test_re_ranking_is_no_worse_than_log_probability(opened, encoder, target):
+    plain = [row.best.text for row in decoded(opened, target, strategy="beam", beams=8)]
+    reranked = [row.best.text for row in decoded(opened, target, quality="balanced", logprob_weight=0)]
     assert (row_cosine(encoder.encode(reranked), target) >= row_cosine(encoder.encode(plain), target) - 1e-5).all()
 
 
 def test_without_an_encoder_there_is_no_cosine(loaded, target):
-    rows = list(decode(loaded, [Block(0, target)], search(quality="balanced")))
-    assert all(row.best.cosine is None for row in rows)
+    rows = decoded(loaded, target, quality="balanced")
+    assert len(rows) == 12 and all((row.best.cosine, row.encoder_calls) == (None, 0) for row in rows)
+
+
+def test_rows_keep_no_vectors(opened, target):
+    """Each would be a view that keeps those of the whole batch in memory."""
+    rows = decoded(opened, target, quality="balanced", candidates=3)
+    assert all(row.encoder_calls for row in rows)
+    assert all(candidate.vector is None for row in rows for candidate in row.candidates)
 
 
 def test_sampling_follows_the_seed(loaded, target):
     def draw(seed):
-        return [
-            c.text
-            for row in decode(loaded, [Block(0, target)], search(strategy="sample", candidates=3, top_p=1.0), seed=seed)
-            for c in row.candidates
-        ]
+        rows = decoded(loaded, target, seed, strategy="sample", candidates=3, top_p=1.0)
+        return [candidate.text for row in rows for candidate in row.candidates]
 
     assert draw(1) == draw(1) != draw(2)
 
 
+def test_samples_of_a_block_do_not_depend_on_the_blocks_before_it(loaded, target):
+    """So that another process, or a resumed run, draws the same."""
+    blocks = [Block(rows.start, target[rows.start : rows.stop]) for rows in grid(12, 4)]
+    settings = search(loaded, strategy="sample", candidates=3, top_p=1.0)
+    whole, last = list(decode(loaded, blocks, settings, 5)), list(decode(loaded, blocks[2:], settings, 5))
+    assert [row.candidates for row in whole[8:]] == [row.candidates for row in last]
+
+
 def test_no_vectors_no_rows(loaded):
-    assert list(decode(loaded, [Block(0, np.empty((0, DIM), np.float32))], search())) == []
-    assert list(decode(loaded, [], search())) == []
+    assert decoded(loaded, np.empty((0, DIM), np.float32)) == []
+    assert list(decode(loaded, [], search(loaded))) == []
 
 
-def test_vectors_of_zeros_are_told(loaded, vectors, caplog):
-    list(decode(loaded, [Block(0, np.vstack([vectors[:3], np.zeros((2, DIM), np.float32)]))], search()))
-    assert "2 of 5 vectors are all zeros" in caplog.text
+def test_vectors_of_zeros_are_reported(loaded, vectors, caplog):
+    decoded(loaded, np.vstack([vectors[:3], np.zeros((2, DIM), np.float32)]))
+    assert "2 of 5 vectors are all zeros; the texts for these rows are meaningless" in caplog.text
 
 
-def test_the_positions_of_the_decoder_are_a_limit(loaded, target):
-    rows = list(decode(loaded, [Block(0, target)], search(max_new_tokens=10_000)))
-    assert len(rows) == 12
+def test_texts_are_as_long_as_the_decoders_positions_at_most(loaded, target, monkeypatch):
+    real, end = type(loaded.inverter).next_logits, loaded.tokenizer.eos_token_id
+
+    def endless(self, *arguments):
+        logits = real(self, *arguments)
+        logits[:, end] = -torch.inf
+        return logits
+
+    monkeypatch.setattr(type(loaded.inverter), "next_logits", endless)
+    blocks, fitted = [Block(0, target)], search(loaded, max_new_tokens=10_000)
+    assert len(list(decode(loaded, blocks, fitted))) == 12
+    with pytest.raises(IndexError):
+        list(decode(loaded, blocks, fitted.model_copy(update={"max_new_tokens": 10_000})))
 
 
 def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
-    expected = [row.best.text for row in decode(loaded, [Block(0, target)], search())]
+    expected = [row.best.text for row in decoded(loaded, target)]
     real = type(loaded.inverter).prefix
 
     def short_of_memory(self, vectors, hypotheses=None):
@@ -128,53 +145,79 @@ def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
         return real(self, vectors, hypotheses)
 
     monkeypatch.setattr(type(loaded.inverter), "prefix", short_of_memory)
-    assert [row.best.text for row in decode(loaded, [Block(0, target)], search())] == expected
-    assert "going on with" in caplog.text
+    assert [row.best.text for row in decoded(loaded, target, batch_size=12)] == expected
+    assert "out of memory: continuing with 6 rows at a time" in caplog.text
+    assert "out of memory: continuing with 3 rows at a time" in caplog.text
 
 
-def test_foreign_vectors_are_noticed(loaded, target, caplog):
-    list(decode(loaded, [Block(0, target)], search()))
+def test_foreign_vectors_are_reported(loaded, target, caplog):
+    decoded(loaded, target)
     assert "do not look like" not in caplog.text
-    list(decode(loaded, [Block(0, target * 30)], search()))
-    assert "do not look like" in caplog.text
+    decoded(loaded, target * 30)
+    assert "these vectors do not look like those the checkpoint was trained on" in caplog.text
+
+
+def test_warnings_can_be_turned_off(loaded, target, caplog):
+    vectors = np.vstack([target * 30, np.zeros((1, DIM), np.float32)])
+    assert len(list(decode(loaded, [Block(0, vectors)], search(loaded), warn=False))) == 13
+    assert not caplog.text
 
 
 def test_another_width_is_refused_with_both_numbers(loaded):
-    with pytest.raises(RequestError, match=f"v.npy: vectors of 768 numbers, but the checkpoint .* reads {DIM}"):
-        check_vectors(loaded, 768, "v.npy")
+    with pytest.raises(RequestError, match=f"v.npy: vectors of 768 dimensions, but the checkpoint reads {DIM} .of .*encoder"):
+        check_width(loaded.info, 768, "v.npy")
+    check_width(loaded.info, DIM, "v.npy")
+
+
+def test_the_signature_holds_what_the_texts_depend_on(opened, loaded, correcting):
+    one = search_settings(opened, search(opened, quality="best"))
+    assert one == search_settings(opened, search(opened, quality="best", batch_size=3)), "not the batch size"
+    others = (
+        search_settings(opened, search(opened, quality="best", beams=5)),
+        search_settings(loaded, search(loaded, quality="best")),
+        search_settings(replace(opened, folder=correcting), search(opened, quality="best")),
+    )
+    assert all(other != one for other in others)
+
+
+@pytest.fixture
+def without_collection(monkeypatch):
+    """Collecting garbage takes a second where torch is loaded."""
+    monkeypatch.setattr("v2t_cli.decoding.decode.free_memory", lambda: None)
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    "error",
     [
-        ({}, ("beam", 8, True)),
-        ({"quality": "fast"}, ("greedy", 1, False)),
-        ({"quality": "fast", "candidates": 5}, ("beam", 5, False)),
-        ({"quality": "fast", "strategy": "sample"}, ("sample", 1, False)),
-        ({"strategy": "sample", "beams": 32}, ("sample", 32, True)),
-        ({"beams": 3, "rerank": False}, ("beam", 3, False)),
-        ({"candidates": 20}, ("beam", 20, True)),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory\nmore"),
     ],
 )
-def test_a_key_beside_the_preset_wins(settings, expected):
-    resolved = resolve_search(DecodeConfig(**settings))
-    assert (resolved.strategy, resolved.beams, resolved.rerank) == expected
+def test_batches_halve_when_memory_runs_out_and_lose_no_row(error, without_collection):
+    tried = []
+
+    def run(part: slice) -> list[int]:
+        tried.append(part.stop - part.start)
+        if part.stop - part.start > 3:
+            raise error
+        return list(range(part.start, part.stop))
+
+    batches = HalvingBatches(16)
+    assert list(batches.map(run, 10)) == list(range(10))
+    assert tried[:4] == [10, 8, 4, 2] and batches.size == 2
+    assert list(batches.map(run, 2)) == [0, 1]
 
 
-def test_contradictions_are_refused():
-    with pytest.raises(RequestError, match="greedy gives one text a vector, not 5"):
-        resolve_search(DecodeConfig(strategy="greedy", candidates=5))
-    with pytest.raises(RequestError, match="beams is 4, fewer than the 5 candidates"):
-        resolve_search(DecodeConfig(beams=4, candidates=5))
+def test_batches_give_up_at_one_row_and_pass_other_errors_on(without_collection):
+    def full(part):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
+    with pytest.raises(V2TError, match="out of memory with a single row; use fewer decode.beams"):
+        list(HalvingBatches(4).map(full, 4))
 
-def test_row_formats():
-    row = Row(3, [Candidate('он сказал: "да"', -1.25, 0.5), Candidate("нет", -2.0, 0.25)])
-    assert formatter("text", 1)(row) == 'он сказал: "да"'
-    assert formatter("tsv", 1)(row) == '3\tон сказал: "да"\t-1.2500\t0.500000'
-    assert json.loads(formatter("jsonl", 1)(row)) == {"index": 3, "text": 'он сказал: "да"', "logprob": -1.25, "cosine": 0.5}
-    both = json.loads(formatter("jsonl", 2)(row))
-    assert list(both) == ["index", "text", "logprob", "cosine", "candidates"]
-    assert both["candidates"][1] == {"text": "нет", "logprob": -2.0, "cosine": 0.25}
-    assert formatter("tsv", 1)(Row(0, [Candidate("а", -1.0)])) == "0\tа\t-1.0000\t"
-    assert json.loads(formatter("jsonl", 1)(Row(0, [Candidate("а", -1.0)])))["cosine"] is None
+    def broken(part):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(HalvingBatches(4).map(broken, 4))

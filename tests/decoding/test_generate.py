@@ -1,15 +1,14 @@
-"""Generation against transformers' own, against all texts there are, and against itself."""
+"""Generation against transformers' own, against all possible texts, and against itself."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, WRONG, hypotheses, inverter, token_batch
+from tiny import DIM, WRONG, hypotheses, inverter, token_batch
 
 from v2t_cli.core.config import DecodeConfig
-from v2t_cli.decoding.generate import Reader, _draw, _likeliest, _search, generate
+from v2t_cli.decoding.generate import Reader, _draw, _most_probable, _search, generate
 from v2t_cli.decoding.search import resolve_search
 from v2t_cli.models.adapters import Linear
 from v2t_cli.models.inverter import Inverter
@@ -31,7 +30,7 @@ def test_greedy_is_that_of_transformers(corrector):
             assert len(written.ids) == 12 or written.ids[-1] == tokenizer.eos_token_id
 
 
-def test_the_likeliest_beam_is_that_of_transformers(decoder):
+def test_the_most_probable_beam_is_that_of_transformers(decoder):
     """Where no text ends before the limit the two searches are the same."""
     model, tokenizer = inverter(decoder)
     vectors, _, _ = token_batch(tokenizer)
@@ -46,7 +45,7 @@ def test_the_likeliest_beam_is_that_of_transformers(decoder):
 
 
 @pytest.mark.parametrize("corrects", [False, True])
-def test_without_a_cache_it_writes_the_same(corrector, monkeypatch, corrects):
+def test_texts_are_the_same_without_a_cache(corrector, monkeypatch, corrects):
     model, tokenizer = corrector
     vectors, _, _ = token_batch(tokenizer)
     read = hypotheses(tokenizer, WRONG) if corrects else None
@@ -69,7 +68,7 @@ def test_log_probabilities_are_those_of_the_teacher_forced_pass(corrector):
                 assert logprob == pytest.approx(-loss.item(), abs=1e-3)
 
 
-def test_a_row_is_what_it_is_alone(decoder):
+def test_a_row_does_not_depend_on_its_batch(decoder):
     model, tokenizer = inverter(decoder)
     vectors, _, _ = token_batch(tokenizer)
     together = generate(model, tokenizer, vectors, settings(strategy="beam", beams=3))
@@ -79,26 +78,27 @@ def test_a_row_is_what_it_is_alone(decoder):
 
 
 class Table:
-    """Stands for a reader: the next token's logits hang on the last token alone, given by a table."""
+    """Stands for a reader: the next token's logits depend on the last token only, as in a table."""
 
     def __init__(self, table: torch.Tensor, rows: int):
-        self.table, self.last, self.unread, self.sizes = table, torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 1, 1), []
+        self.table, self.sizes = table, []
+        self.last, self.unread = torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 1, 1)
 
     def logits(self):
         self.sizes.append(len(self.last))
         return self.table[self.last]
 
-    def go_on(self, rows, tokens):
+    def advance(self, rows, tokens):
         assert (rows < len(self.last)).all()
         self.last = tokens
 
 
-def test_a_wide_beam_finds_all_there_is():
-    """A beam as wide as there are texts gives every text, with its probability."""
+def test_a_wide_beam_finds_all_texts():
+    """A beam as wide as the number of possible texts gives each of them, with its probability."""
     torch.manual_seed(0)
     end, limit, vocabulary = 0, 3, 4
     table = torch.randn(vocabulary, vocabulary)
-    (beam,) = _search(Table(table, 1), 1, 64, _likeliest(64), end, limit)
+    (beam,) = _search(Table(table, 1), 1, 64, _most_probable(64), end, limit)
     logprobs = table.log_softmax(dim=1)
     expected = {}
     for length in range(1, limit + 1):
@@ -112,13 +112,12 @@ def test_a_wide_beam_finds_all_there_is():
         assert value == pytest.approx(expected[tuple(ids)], abs=1e-5)
 
 
-def test_what_has_ended_leaves():
-    """A text that has ended is computed no more, and a beam is as much narrower."""
+def test_texts_that_have_ended_leave_the_batch():
     table = torch.full((4, 4), -30.0)
     table[0, 1], table[0, 2] = 0.0, -1.0  # from the start to 1 or 2
-    table[1, 0] = table[2, 3] = table[3, 0] = 0.0  # 1 ends, 2 goes on to 3, which ends
+    table[1, 0] = table[2, 3] = table[3, 0] = 0.0  # 1 ends, 2 continues with 3, which ends
     reader = Table(table, 2)
-    beams = _search(reader, 2, 2, _likeliest(2), 0, 10)
+    beams = _search(reader, 2, 2, _most_probable(2), 0, 10)
     assert [[ids for ids, _ in beam] for beam in beams] == [[[1, 0], [2, 3, 0]]] * 2
     assert reader.sizes == [2, 4, 2]
 
@@ -135,34 +134,6 @@ def test_draws_follow_the_distribution():
     assert {beam[0][0][0] for beam in few} == {3}
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_fixed_shapes_write_the_same(corrector, beams, monkeypatch):
-    """Ended rows keep their places, a last, smaller batch runs in the cache of those before, and one graph serves all steps of all."""
-    model, tokenizer = corrector
-    graphs = []
-
-    def as_it_is(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(model.next_logits, backend=as_it_is, dynamic=False, fullgraph=True)
-    monkeypatch.setitem(model.__dict__, "compiled_next_logits", compiled)
-    torch.manual_seed(5)
-    batches = [torch.randn(6, DIM), torch.randn(6, DIM), torch.randn(2, DIM)]
-    search = settings(strategy="greedy" if beams == 1 else "beam", beams=beams)
-    caches = set()
-    for vectors in batches:
-        expected = generate(model, tokenizer, vectors, search)
-        found = generate(model, tokenizer, vectors, replace(search, compile=True))
-        caches.add(model._static_cache)
-        for beam, same in zip(found, expected):
-            assert [it.ids for it in beam] == [it.ids for it in same]
-            np.testing.assert_allclose([it.logprob for it in beam], [it.logprob for it in same], atol=1e-4)
-    assert len(caches) == 1 and None not in caches and len(graphs) == 1
-    generate(model, tokenizer, batches[0][:1], replace(search, compile=True), hypotheses(tokenizer, WRONG[:1]))
-    assert model._static_cache in caches, "texts behind hypotheses, of another length each time, leave it alone"
-
-
 def test_a_decoder_without_such_a_cache_is_read_whole():
     """Mamba keeps a state, no keys and values."""
     from transformers import MambaConfig, MambaForCausalLM
@@ -173,7 +144,7 @@ def test_a_decoder_without_such_a_cache_is_read_whole():
     assert model.new_cache() is None
     prefix, mask = model.prefix(torch.randn(3, DIM))
     with torch.inference_mode():
-        found = _search(Reader(model, prefix, mask), 3, 1, _likeliest(1), 49, 6)
+        found = _search(Reader(model, prefix, mask), 3, 1, _most_probable(1), 49, 6)
         for row, ((ids, _),) in enumerate(found):
             embeds = prefix[row : row + 1]
             for token in ids:

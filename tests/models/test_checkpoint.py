@@ -1,15 +1,16 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from conftest import DIM, SENTENCES
+from tiny import DIM, SENTENCES, build_labse
 
+from v2t_cli.core.config import Config, DataConfig, DecodeConfig
 from v2t_cli.core.errors import RequestError
-from v2t_cli.models.checkpoint import load_checkpoint
+from v2t_cli.models import checkpoint as module
+from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from v2t_cli.models.language_model import pad, tokenize
-from v2t_cli.models.metadata import read_info
+from v2t_cli.training.dataset import read_corpus
 
 CPU = torch.device("cpu")
 
@@ -29,33 +30,21 @@ def test_opens_as_an_ordinary_causal_lm(checkpoint):
     assert tokenizer.decode(tokenizer.encode("Привет!")) == "Привет!"
 
 
-def test_holds_safetensors_json_and_text_alone(checkpoint):
+def test_only_safetensors_json_and_text_are_in_it(checkpoint):
     files = {path.name for path in checkpoint.iterdir() if path.name != ".resume"}
     assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json"} < files
     assert {"adapter.safetensors", "held_out.txt", "v2t.json", "README.md"} < files
     assert {name.rsplit(".", 1)[-1] for name in files} <= {"safetensors", "json", "jsonl", "txt", "md", "jinja", "png"}
 
 
-def test_says_what_it_is(checkpoint, labse):
-    info = read_info(checkpoint)
-    assert (info.dim, info.encoder.name, info.encoder.dim) == (DIM, str(labse), DIM)
-    assert np.linalg.norm(info.encoder.probe) == pytest.approx(1, abs=1e-4)
-    assert (info.data.texts, info.data.held_out, info.training.finished) == (len(SENTENCES), 10, True)
-    assert info.held_out.perplexity == pytest.approx(np.exp(info.held_out.loss))
-    card = (checkpoint / "README.md").read_text(encoding="utf-8")
-    assert f"| {info.held_out.loss:.4f} |" in card and "linear" in card and str(labse.parent) not in card
-    assert "90 trained on, 10 held out" in card and "`held_out.txt` beside this card holds 10 of the others" in card
+def test_held_out_texts_were_not_trained_on(loaded, texts_file):
+    held_out = loaded.held_out()
+    corpus = read_corpus(DataConfig(texts=str(texts_file), held_out=0.1), seed=0)
+    assert len(held_out) == 10 and set(held_out) == set(SENTENCES) - set(corpus.train.texts)
 
 
-def test_held_out_texts_were_not_trained_on(checkpoint):
-    held_out = load_checkpoint(checkpoint, CPU).held_out()
-    assert len(held_out) == 10 and set(held_out) < set(SENTENCES)
-
-
-def test_loaded_is_what_was_saved(checkpoint, tmp_path):
-    from v2t_cli.models.checkpoint import save_checkpoint
-
-    first = load_checkpoint(checkpoint, CPU)
+def test_loaded_is_what_was_saved(loaded, tmp_path):
+    first = loaded
     save_checkpoint(tmp_path / "again", first.inverter, first.tokenizer, first.info, first.held_out())
     second = load_checkpoint(tmp_path / "again", CPU)
     ids, lengths = pad(tokenize(first.tokenizer, SENTENCES[:3]), first.tokenizer.pad_token_id, CPU)
@@ -116,7 +105,7 @@ def edit_info(**changes):
         (lambda folder: shutil.rmtree(folder), "no such checkpoint folder"),
     ],
 )
-def test_damage_is_one_line(copy, damage, message):
+def test_damage_is_reported_in_one_line(copy, damage, message):
     damage(copy)
     with pytest.raises(RequestError, match=message) as caught:
         load_checkpoint(copy, CPU)
@@ -126,16 +115,14 @@ def test_damage_is_one_line(copy, damage, message):
 def test_weights_of_another_model_are_refused(copy):
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(copy / "model.safetensors")
-    weights.pop("transformer.h.1.mlp.c_fc.weight")
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RequestError, match="does not hold the weights that config.json describes"):
+    of_lm = load_file(copy / "model.safetensors")
+    of_lm.pop("transformer.h.1.mlp.c_fc.weight")
+    save_file(of_lm, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RequestError, match="its weights do not match config.json"):
         load_checkpoint(copy, CPU)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(copy, monkeypatch):
-    from v2t_cli.models import checkpoint as module
-
     loaded = load_checkpoint(copy, CPU)
     before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     monkeypatch.setattr(module, "model_card", lambda *info: (_ for _ in ()).throw(OSError("disk full")))
@@ -143,3 +130,79 @@ def test_a_failed_save_leaves_the_old_checkpoint(copy, monkeypatch):
         module.save_checkpoint(copy, loaded.inverter, loaded.tokenizer, loaded.info, ["другой"])
     assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
     assert not list(copy.glob(".new-*"))
+
+
+class TestOpeningWithAnEncoder:
+    """open_checkpoint, by what the checkpoint says about its encoder and what is asked for."""
+
+    @pytest.fixture
+    def of(self, copy):
+        """The checkpoint after v2t.json got another encoder: of(None), or of a name."""
+
+        def change(name):
+            info = json.loads((copy / "v2t.json").read_text())
+            info["encoder"] = None if name is None else info["encoder"] | {"name": name}
+            (copy / "v2t.json").write_text(json.dumps(info))
+            return copy
+
+        return change
+
+    @pytest.mark.parametrize("use", ["optional", "required"])
+    def test_its_own_is_opened_and_checked(self, checkpoint, encoder, use):
+        for name in (checkpoint, str(checkpoint)):
+            opened = open_checkpoint(name, Config(), "cpu", use=use)
+            assert opened.encoder.identity == encoder.identity and opened.folder == checkpoint
+            assert not opened.inverter.training
+
+    def test_its_own_is_opened_with_what_the_checkpoint_says(self, checkpoint, labse):
+        """And of the configuration only with what the checkpoint leaves open."""
+        config = Config.model_validate({"encoder": {"model": "another", "prompt": "запрос: ", "normalize": True}})
+        opened = open_checkpoint(checkpoint, config, "cpu")
+        assert (opened.encoder.identity.name, opened.encoder.identity.prompt) == (str(labse), None)
+
+    @pytest.mark.parametrize("use", ["optional", "required"])
+    def test_an_encoder_that_changed_is_refused(self, of, other_labse, use):
+        with pytest.raises(RequestError, match="does not match that of the checkpoint, .*probe cosine"):
+            open_checkpoint(of(str(other_labse)), Config(), "cpu", use=use)
+
+    def test_none_is_opened_where_none_is_used(self, checkpoint, monkeypatch, caplog):
+        monkeypatch.setattr("v2t_cli.models.encoder.open_encoder", lambda *arguments: pytest.fail("an encoder was opened"))
+        assert open_checkpoint(checkpoint, Config(), "cpu", use="none").encoder is None
+        assert not caplog.text
+
+    def test_a_missing_one_is_left_out_with_a_warning_unless_required(self, of, tmp_path, caplog):
+        folder = of(str(tmp_path / "gone"))
+        assert open_checkpoint(folder, Config(), "cpu", use="optional").encoder is None
+        assert "no cosine and no re-ranking, because the encoder cannot be opened: " in caplog.text and "gone" in caplog.text
+        with pytest.raises(RequestError, match="gone': no such folder"):
+            open_checkpoint(folder, Config(), "cpu", use="required")
+
+    def test_a_checkpoint_without_one(self, of, labse, caplog):
+        folder = of(None)
+        assert open_checkpoint(folder, Config(), "cpu", use="none").encoder is None
+        assert not caplog.text
+        assert open_checkpoint(folder, Config(), "cpu", use="optional").encoder is None
+        assert "this checkpoint has no encoder, so there is no cosine and no re-ranking; --encoder adds one" in caplog.text
+        with pytest.raises(RequestError, match="this checkpoint was trained on vectors made elsewhere .* name one with --encoder"):
+            open_checkpoint(folder, Config(), "cpu", use="required")
+        config = Config.model_validate({"encoder": {"prompt": "запрос: "}})
+        opened = open_checkpoint(folder, config, "cpu", str(labse))
+        assert (opened.encoder.identity.name, opened.encoder.identity.prompt) == (str(labse), "запрос: ")
+
+    def test_a_named_one_of_another_width(self, of, tmp_path):
+        narrow = build_labse(tmp_path, hidden=8, layers=1, heads=1)
+        with pytest.raises(RequestError, match="makes vectors of 8 dimensions, but the checkpoint reads 16"):
+            open_checkpoint(of(None), Config(), "cpu", str(narrow))
+
+    @pytest.mark.parametrize("use", ["none", "optional", "required"])
+    def test_a_named_one_is_always_opened_and_checked(self, of, checkpoint, labse, other_labse, tmp_path, use):
+        assert open_checkpoint(of(str(tmp_path / "gone")), Config(), "cpu", str(labse), use).encoder.identity.name == str(labse)
+        with pytest.raises(RequestError, match="does not match that of the checkpoint"):
+            open_checkpoint(checkpoint, Config(), "cpu", str(other_labse), use)
+        with pytest.raises(RequestError, match="absent': no such folder"):
+            open_checkpoint(checkpoint, Config(), "cpu", str(tmp_path / "absent"), use)
+
+    def test_precision_is_that_of_the_configuration(self, checkpoint):
+        config = Config(decode=DecodeConfig(precision="bfloat16"))
+        assert open_checkpoint(checkpoint, config, "cpu", use="none").inverter.lm.dtype == torch.bfloat16
+        assert open_checkpoint(checkpoint, Config(), "cpu", use="none").inverter.lm.dtype == torch.float32

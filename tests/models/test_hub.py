@@ -1,8 +1,8 @@
-"""Sharing: checkpoints by their name on the hub, and to it; no network is touched but where one must be missing."""
+"""Sharing: checkpoints by their name on the hub, and to it. No test uses the network."""
 
 import numpy as np
 import pytest
-from conftest import DIM
+from tiny import DIM
 
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.models import hub
@@ -61,7 +61,7 @@ def test_without_a_network_the_checkpoint_stays(v2t, texts_file, labse, monkeypa
     assert (tmp_path / "checkpoint" / "v2t.json").exists()
 
 
-def test_what_could_not_be_pushed_is_told_before_training(v2t, texts_file, labse, monkeypatch, tmp_path):
+def test_a_push_that_must_fail_is_refused_before_training(v2t, texts_file, labse, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     result = train(v2t, texts_file, labse, "--push-to-hub", "me/inverter")
     assert result.exit_code == 2 and "not logged in" in result.stderr and not list(tmp_path.iterdir())
@@ -89,7 +89,10 @@ def test_a_name_that_is_nowhere(v2t, monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "_ask", lambda name, revision: ConnectionError())
     np.save(tmp_path / "v.npy", np.zeros((2, DIM), np.float32))
     result = v2t("decode", "v.npy", "--checkpoint", "me/inverter")
-    assert result.exit_code == 2 and "checkpoint 'me/inverter': neither a folder nor in the cache, and the hub cannot" in result.stderr
+    assert (
+        result.exit_code == 2
+        and "checkpoint 'me/inverter': not a folder, not in the cache, and the hub cannot be reached; v2t train makes one" in result.stderr
+    )
     for name in ("checkpoint", "./me/inverter", "/me/inverter", "a/b/c"):
         assert str(checkpoint_folder(name)) == name.removeprefix("./"), "no name on the hub"
         assert "no such checkpoint folder" in v2t("decode", "v.npy", "--checkpoint", name).stderr
@@ -100,5 +103,5 @@ def test_pushing_fails_in_one_line(monkeypatch, tmp_path):
         raise PermissionError("403 Forbidden:\nyou may not")
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
-    with pytest.raises(V2TError, match="403 Forbidden: you may not; later: hf upload"):
+    with pytest.raises(V2TError, match="403 Forbidden: you may not; to push it later, run: hf upload"):
         hub.push(tmp_path, "me/inverter")

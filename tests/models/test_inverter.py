@@ -3,13 +3,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, TEXTS, WRONG, build_decoder, hypotheses, inverter, token_batch
+from tiny import DIM, TEXTS, WRONG, hypotheses, inverter, token_batch
 
-from v2t_cli.core.config import DecoderConfig, ScratchConfig
-from v2t_cli.core.errors import RequestError
-from v2t_cli.models.adapters import ADAPTERS, Linear, ZeroPad
-from v2t_cli.models.inverter import Hypotheses, Inverter
-from v2t_cli.models.language_model import load_lm, scratch_lm, set_dropout, tokenize
+from v2t_cli.core.config import DecoderConfig
+from v2t_cli.models.adapters import ADAPTERS, Linear
+from v2t_cli.models.inverter import Hypotheses, Inverter, log_likelihood, logit_batches
+from v2t_cli.models.language_model import load_lm, tokenize
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -60,95 +59,9 @@ def test_gradients_reach_adapter_and_token_embeddings(decoder):
     assert (gradient[used].abs().sum(dim=1) > 0).all()
 
 
-def test_zero_pad_is_the_vector_and_zeros():
-    vectors = torch.randn(4, 6)
-    prefix = ZeroPad(6, 10, 1)(vectors)
-    assert prefix.shape == (4, 1, 10)
-    torch.testing.assert_close(prefix[:, 0, :6], vectors)
-    assert not prefix[:, 0, 6:].any() and not list(ZeroPad(6, 10, 1).parameters())
-
-
-def test_zero_pad_refuses_a_wide_vector_with_both_numbers():
-    with pytest.raises(RequestError, match="768 numbers, more than the decoder's hidden size 512; use linear or mlp"):
-        ZeroPad(768, 512, 1)
-
-
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_learned_adapters_standardise_and_match_the_embeddings(kind):
-    torch.manual_seed(0)
-    vectors = 5 + 0.01 * torch.randn(2000, 32)
-    adapter = ADAPTERS[kind](32, 64, 3)
-    adapter.set_statistics(vectors.mean(dim=0), vectors.std(dim=0))
-    adapter.match_scale(0.02)
-    prefix = adapter(vectors)
-    assert prefix.shape == (2000, 3, 64)
-    assert prefix.std().item() == pytest.approx(0.02, rel=0.15)
-
-
-def test_a_constant_dimension_stays_finite():
-    adapter = Linear(4, 8, 1)
-    adapter.set_statistics(torch.ones(4), torch.zeros(4))
-    assert torch.isfinite(adapter(torch.ones(2, 4))).all()
-
-
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_a_missing_end_token_is_added(tmp_path, architecture):
-    lm, tokenizer = load_lm(DecoderConfig(model=str(build_decoder(tmp_path, architecture, end_token=False))))
-    assert tokenizer.eos_token == tokenizer.pad_token == "</s>"
-    assert lm.get_input_embeddings().num_embeddings == len(tokenizer) == 257
-    assert lm.generation_config.eos_token_id == tokenizer.eos_token_id == 256
-
-
-def test_a_decoder_that_looks_ahead_is_refused(tmp_path):
-    from transformers import BertConfig, BertLMHeadModel
-
-    build_decoder(tmp_path, "gpt2")  # for its tokenizer
-    config = BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertLMHeadModel(config).save_pretrained(tmp_path)
-    with pytest.raises(RequestError, match="BertLMHeadModel looks ahead"):
-        load_lm(DecoderConfig(model=str(tmp_path)))
-
-
-def test_sampling_settings_of_a_pretrained_model_do_not_leak(tmp_path):
-    folder = build_decoder(tmp_path, "gpt2")
-    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 9.0, "max_length": 3}')
-    lm, _ = load_lm(DecoderConfig(model=str(folder)))
-    assert not lm.generation_config.do_sample and lm.generation_config.temperature is None
-
-
-def test_scratch_tokenizer_loses_nothing():
-    lm, tokenizer = scratch_lm(ScratchConfig(n_layer=1, n_embd=16, n_head=2, vocab_size=300), TEXTS)
-    odd = ["  двойные  пробелы ", "</s> это текст", "日本語 🙂 ё", ""]
-    for text, ids in zip(odd, tokenize(tokenizer, odd)):
-        assert ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1]
-        assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert lm.config.vocab_size == len(tokenizer) <= 300
-
-
 def test_positions_left_for_the_text(decoder):
     model, _ = inverter(decoder, tokens=3)
     assert model.n_positions == 96 - 3
-
-
-def test_statistics_match_numpy():
-    from v2t_cli.training.dataset import statistics
-
-    vectors = np.random.default_rng(0).normal(3, 2, size=(9000, 5)).astype(np.float32)
-    rows = np.arange(0, 9000, 2)
-    mean, deviation = statistics(vectors, rows)
-    np.testing.assert_allclose(mean, vectors[rows].mean(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(deviation, vectors[rows].std(axis=0), rtol=1e-4)
-
-
-def test_dropout_reaches_the_decoder_in_training_alone(decoder):
-    model, tokenizer = inverter(decoder)
-    set_dropout(model.lm, 0.3)
-    arguments = token_batch(tokenizer)
-    torch.testing.assert_close(model(*arguments), model(*arguments))
-    model.train()
-    assert not torch.allclose(model(*arguments), model(*arguments))
-    set_dropout(model.lm, 0.0)
-    torch.testing.assert_close(model(*arguments), model(*arguments))
 
 
 def test_the_wrapped_decoder_keeps_its_config(decoder):
@@ -158,7 +71,7 @@ def test_the_wrapped_decoder_keeps_its_config(decoder):
     assert lm.config._attn_implementation == before is not None
 
 
-def test_what_is_written_follows_vector_and_hypothesis(corrector):
+def test_logits_depend_on_vector_and_hypothesis(corrector):
     model, tokenizer = corrector
     vectors, ids, lengths = token_batch(tokenizer)
     wrong = hypotheses(tokenizer, WRONG)
@@ -202,3 +115,29 @@ def test_the_fused_activation_is_gpt2s():
     Inverter(lm, ADAPTERS["linear"](DIM, DIM, 1))
     assert lm.transformer.h[0].mlp.act is not activation
     torch.testing.assert_close(lm(input_ids=ids).logits, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("logits", [1, 20_000, 2**25])
+def test_log_likelihood_is_the_negative_loss_of_each_row(decoder, monkeypatch, logits):
+    """However many rows a batch may have."""
+    monkeypatch.setattr("v2t_cli.models.inverter.MAX_LOGITS", logits)
+    model, tokenizer = inverter(decoder)
+    vectors, _, _ = token_batch(tokenizer)
+    rows, owners = tokenize(tokenizer, [*TEXTS, *WRONG]), np.array([0, 1, 2, 2, 1, 0])
+    found = log_likelihood(model, vectors, rows, owners, tokenizer.pad_token_id)
+    assert found.shape == (6,) and found.dtype == np.float64
+    for value, row, owner in zip(found, rows, owners):
+        loss = model(vectors[owner : owner + 1], torch.tensor([row]), torch.tensor([len(row)]))
+        assert value == pytest.approx(-loss.item(), abs=1e-3)
+    assert log_likelihood(model, vectors, [], np.array([], dtype=np.int64), tokenizer.pad_token_id).shape == (0,)
+
+
+def test_batches_of_logits_are_bounded(decoder, monkeypatch):
+    model, _ = inverter(decoder)
+    monkeypatch.setattr("v2t_cli.models.inverter.MAX_LOGITS", 100 * model.lm.get_input_embeddings().num_embeddings)
+    lengths = np.random.default_rng(0).integers(1, 40, size=200)
+    lengths[7] = 500  # alone too long
+    batches = list(logit_batches(model, lengths))
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    assert all(len(batch) * lengths[batch].max() <= 100 for batch in batches if 7 not in batch)
+    assert batches[-1].tolist() == [7] and len(batches) < 100

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, SENTENCES, assert_same_weights, stopping, tiny_config
 from safetensors.torch import load_file
+from tiny import DIM, SENTENCES, assert_same_weights, stopping, tiny_config
 
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.metadata import read_info
-from v2t_cli.training import prepare as preparation
-from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training import correction
+from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.train import train
-from v2t_cli.training.trainer import Run
+from v2t_cli.training.trainer import Trainer
 
 CORRECTION = ("train.correction={texts: 0.2, hypotheses: 3, epochs: 2}", "train.epochs=1")
 
@@ -40,7 +40,7 @@ def test_correction_is_trained_after_the_inverter(tmp_path, texts_file, labse, c
     assert 1 <= wrong.texts <= 10 and wrong.loss > 0 and wrong.corrected_loss > 0
     assert info.decoder.model is None, "from scratch, however many runs it took"
     kept = (tmp_path / "out" / ".resume" / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(kept) >= info.correction.hypotheses and "may know the texts" not in caplog.text
+    assert len(kept) >= info.correction.hypotheses and "may have been trained on" not in caplog.text
     assert f"of the {wrong.texts} it got wrong" not in caplog.text, "the command line says so, nobody else"
     assert "difference.map.weight" in load_file(tmp_path / "out" / "adapter.safetensors")
     assert load_checkpoint(tmp_path / "out", torch.device("cpu")).inverter.difference is not None
@@ -51,19 +51,19 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, texts_file, labse, step,
     """Stopped in the first run, at its end, and in the second."""
     train(tiny_config(texts_file, labse, tmp_path / "whole", *CORRECTION))
     parts = tiny_config(texts_file, labse, tmp_path / "parts", *CORRECTION)
-    stops = [stopping(step)] if step <= 5 else [Hooks(), stopping(step - 5)]
+    stops = [stopping(step)] if step <= 5 else [Callbacks(), stopping(step - 5)]
     asked = iter(stops)
-    hooks = Hooks(stoppable=lambda: next(asked, Hooks()).stoppable())
-    assert not train(parts, hooks=hooks).finished
+    hooks = Callbacks(stoppable=lambda: next(asked, Callbacks()).stoppable())
+    assert not train(parts, callbacks=hooks).finished
     load_checkpoint(tmp_path / "parts", torch.device("cpu"))
-    assert train(parts, resume_run=True).finished
+    assert train(parts, resume=True).finished
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", rtol=0, atol=1e-5)
-    assert "finished already" not in caplog.text and "may know the texts" not in caplog.text
+    assert "already finished" not in caplog.text and "may have been trained on" not in caplog.text
 
 
 def test_a_stop_while_the_first_run_is_saved_ends_it(tmp_path, texts_file, labse, monkeypatch):
     asked = SimpleNamespace(stop=False)
-    save = Run.save
+    save = Trainer.save
 
     def interrupted(run, *arguments, **named):
         save(run, *arguments, **named)
@@ -74,32 +74,32 @@ def test_a_stop_while_the_first_run_is_saved_ends_it(tmp_path, texts_file, labse
         yield lambda: asked.stop
 
     config = tiny_config(texts_file, labse, tmp_path / "out", *CORRECTION)
-    monkeypatch.setattr(Run, "save", interrupted)
-    assert not train(config, hooks=Hooks(stoppable=stoppable)).finished
+    monkeypatch.setattr(Trainer, "save", interrupted)
+    assert not train(config, callbacks=Callbacks(stoppable=stoppable)).finished
     info = read_info(tmp_path / "out")
     assert info.training.finished and info.correction is None
 
 
 def test_a_stop_before_the_first_step_of_the_correction_leaves_the_inverter(tmp_path, texts_file, labse):
-    asked = iter([Hooks(), stopping(0)])
+    asked = iter([Callbacks(), stopping(0)])
     config = tiny_config(texts_file, labse, tmp_path / "out", *CORRECTION)
-    assert not train(config, hooks=Hooks(stoppable=lambda: next(asked).stoppable())).finished
+    assert not train(config, callbacks=Callbacks(stoppable=lambda: next(asked).stoppable())).finished
     assert read_info(tmp_path / "out").correction is None
-    assert train(config, resume_run=True).finished and read_info(tmp_path / "out").correction.finished
+    assert train(config, resume=True).finished and read_info(tmp_path / "out").correction.finished
 
 
 def test_a_changed_request_is_not_resumed(tmp_path, texts_file, labse):
     config = tiny_config(texts_file, labse, tmp_path / "out", *CORRECTION)
-    asked = iter([Hooks(), stopping(2)])
-    assert not train(config, hooks=Hooks(stoppable=lambda: next(asked).stoppable())).finished
+    asked = iter([Callbacks(), stopping(2)])
+    assert not train(config, callbacks=Callbacks(stoppable=lambda: next(asked).stoppable())).finished
     other = tiny_config(texts_file, labse, tmp_path / "out", "train.correction={texts: 0.1, hypotheses: 3, epochs: 2}", "train.epochs=1")
-    with pytest.raises(RequestError, match=r"changed: correction.texts \(0.2 then, 0.1 now\)"):
-        train(other, resume_run=True)
-    with pytest.raises(RequestError, match="changed: decoder"):
-        train(tiny_config(texts_file, labse, tmp_path / "out", *CORRECTION, "decoder.scratch.n_layer=1"), resume_run=True)
+    with pytest.raises(RequestError, match=r"interrupted run had other settings: correction.texts \(was 0.2, now 0.1\)"):
+        train(other, resume=True)
+    with pytest.raises(RequestError, match=r"interrupted run had other settings: decoder.n_layer \(was 2, now 1\)"):
+        train(tiny_config(texts_file, labse, tmp_path / "out", *CORRECTION, "decoder.scratch.n_layer=1"), resume=True)
     (tmp_path / "out" / ".resume" / "hypotheses.npy").unlink()
-    with pytest.raises(RequestError, match="damaged, the run cannot go on"):
-        train(config, resume_run=True)
+    with pytest.raises(RequestError, match="damaged, so the run cannot resume"):
+        train(config, resume=True)
 
 
 def test_a_run_that_died_before_its_first_save_is_begun_anew(tmp_path, texts_file, labse, checkpoint, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_run_that_died_before_its_first_save_is_begun_anew(tmp_path, texts_fil
 
     config = tiny_config(texts_file, labse, tmp_path / "out", *taught(checkpoint), "train.correction={texts: 0.1}")
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "loop", dying)
+        patch.setattr(Trainer, "train", dying)
         with pytest.raises(V2TError, match="out of memory"):
             train(config)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".resume"]
@@ -120,7 +120,7 @@ def test_a_checkpoint_is_taught_to_correct(correcting, checkpoint):
     assert info.training == base.training and info.data == base.data and info.correction.finished
     assert read_info(checkpoint).correction is None, "the one it started from is left as it was"
     card = (correcting / "README.md").read_text(encoding="utf-8")
-    assert f"learned to correct what it writes, from {info.correction.hypotheses:,} wrong texts" in card
+    assert f"learned to correct its own output, from {info.correction.hypotheses:,} wrong texts" in card
     assert "Those were made from: written for the tests." in card
     assert f"{base.data.texts - base.data.held_out:,} trained on" in card
 
@@ -128,24 +128,24 @@ def test_a_checkpoint_is_taught_to_correct(correcting, checkpoint):
 def test_it_says_when_the_inverter_may_know_the_texts(tmp_path, texts_file, labse, checkpoint, caplog):
     sets = (*taught(checkpoint), "train.correction={texts: 0.1}")
     train(tiny_config(texts_file, labse, tmp_path / "out", *sets))
-    assert "may know the texts kept for its correction" in caplog.text
+    assert "may have been trained on the texts set aside for correction" in caplog.text
     caplog.clear()
     # What the first run held out is enough for both: nothing to warn of, but with another seed it would be other texts.
     shares = (*taught(checkpoint), "train.correction={texts: 0.05}", "data.held_out=0.05")
     train(tiny_config(texts_file, labse, tmp_path / "fair", *shares))
-    assert "may know the texts" not in caplog.text
+    assert "may have been trained on" not in caplog.text
     train(tiny_config(texts_file, labse, tmp_path / "seed", *shares, "seed=1"))
-    assert "may know the texts" in caplog.text
+    assert "may have been trained on the texts set aside for correction" in caplog.text
 
 
 def test_held_out_texts_that_are_all_right_have_no_correction_loss(tmp_path, texts_file, labse, checkpoint, monkeypatch):
-    read = preparation.read_hypotheses
+    read = correction.read_hypotheses
 
     def none_held_out(path, *arguments):
         found = read(path, *arguments)
         return found if path.name == "hypotheses" else type(found)(found.split.keep(np.arange(0)), found.vectors, [], np.empty((0, DIM)))
 
-    monkeypatch.setattr(preparation, "read_hypotheses", none_held_out)
+    monkeypatch.setattr(correction, "read_hypotheses", none_held_out)
     train(tiny_config(texts_file, labse, tmp_path / "out", *taught(checkpoint), "train.correction={texts: 0.1}"))
     assert read_info(tmp_path / "out").held_out.correction is None
 
@@ -153,9 +153,9 @@ def test_held_out_texts_that_are_all_right_have_no_correction_loss(tmp_path, tex
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (("train.epochs=0",), "nothing would be trained"),
-        (("train.epochs=0", "train.correction={}"), "only a checkpoint of v2t, named by decoder.model"),
-        (("train.correction={texts: 0.95}",), "leave no text to train the inverter on: 105% together"),
+        (("train.epochs=0",), "there is nothing to train"),
+        (("train.epochs=0", "train.correction={}"), "to train only the correction, name a v2t checkpoint as decoder.model"),
+        (("train.correction={texts: 0.95}",), "leave no texts to train on: together they take 105%"),
     ],
 )
 def test_what_correction_needs(tmp_path, texts_file, labse, sets, message):
@@ -175,6 +175,6 @@ def test_correction_needs_an_encoder(tmp_path):
 
 def test_correction_needs_room(tmp_path, texts_file, labse):
     narrow = ("adapter={kind: linear, tokens: 16}", *CORRECTION)
-    with pytest.raises(RequestError, match="beside 48 prefix positions the decoder has no room for a hypothesis"):
+    with pytest.raises(RequestError, match="after 48 prefix positions the decoder has no room for a hypothesis"):
         train(tiny_config(texts_file, labse, tmp_path / "out", *narrow))
     assert not (tmp_path / "out").exists()

@@ -1,23 +1,22 @@
+"""train: what it makes of texts and settings, what it reports, and in which folders it works."""
+
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, SENTENCES, assert_same_weights, build_labse, stopping, tiny_config, weights
 from safetensors.torch import load_file
+from tiny import DIM, SENTENCES, assert_same_weights, build_labse, stopping, tiny_config, weights
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import open_encoder
 from v2t_cli.models.metadata import read_info
-from v2t_cli.training.callbacks import Hooks
+from v2t_cli.training.callbacks import Callbacks
+from v2t_cli.training.schedule import Schedule
 from v2t_cli.training.train import train
-from v2t_cli.training.trainer import Schedule
 
 
 def test_resumed_is_uninterrupted(tmp_path, texts_file, labse):
@@ -26,11 +25,11 @@ def test_resumed_is_uninterrupted(tmp_path, texts_file, labse):
     parts = tiny_config(texts_file, labse, tmp_path / "parts", dropout)
     train(whole)
     for step in (5, 4):  # in the middle of an epoch, and again
-        result = train(parts, resume_run=step == 4, hooks=stopping(step))
+        result = train(parts, resume=step == 4, callbacks=stopping(step))
         assert not result.finished and not read_info(tmp_path / "parts").training.finished
         load_checkpoint(tmp_path / "parts", torch.device("cpu"))  # complete at every stop
     assert read_info(tmp_path / "parts").training.steps == 9
-    assert train(parts, resume_run=True).finished
+    assert train(parts, resume=True).finished
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", rtol=0, atol=1e-6)
     assert read_info(tmp_path / "whole").held_out.loss == pytest.approx(read_info(tmp_path / "parts").held_out.loss, abs=1e-5)
 
@@ -61,48 +60,14 @@ def test_accumulated_small_batches_are_one_large_batch(tmp_path, texts_file, lab
     assert_same_weights(tmp_path / "large", tmp_path / "small", rtol=0, atol=1e-4)
 
 
-def test_two_processes_are_one(tmp_path, texts_file, labse):
-    """Also where one goes on with what two have begun."""
-
-    def launch(processes, output, *options, **changed):
-        arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        arguments += ["-m", "v2t_cli", "train", "--output", str(output), "--device", "cpu", *options]
-        settings = {
-            "encoder.model": labse,
-            "data.texts": texts_file,
-            "train.batch_size": 48,
-            "train.gradient_accumulation": 2 // processes,
-            "train.epochs": changed.get("epochs", 2),
-            "data.held_out": 0.04,
-        }
-        settings["decoder.scratch"] = "{n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}"
-        for key, value in settings.items():
-            arguments += ["--set", f"{key}={value}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout == f"{output}\n", "the path is printed once"
-
-    launch(2, tmp_path / "two")
-    launch(1, tmp_path / "one")
-    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=0, atol=1e-4)
-    loss = {name: read_info(tmp_path / name).held_out.loss for name in ("one", "two")}
-    assert loss["two"] == pytest.approx(loss["one"], abs=1e-3)
-
-    for processes, output in ((2, tmp_path / "begun by two"), (1, tmp_path / "begun by one")):
-        launch(processes, output, epochs=1)
-        launch(1, output, "--resume")
-    assert_same_weights(tmp_path / "begun by one", tmp_path / "begun by two", rtol=0, atol=1e-4)
-
-
 def test_texts_are_embedded_once(tmp_path, texts_file, labse, caplog, monkeypatch):
     cache = f"data.cache={tmp_path / 'cache'}"
     train(tiny_config(texts_file, labse, tmp_path / "a", cache, "train.epochs=1"))
-    assert "100 texts embedded" in caplog.text
+    assert "embedded 100 texts" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("v2t_cli.training.dataset.embed", lambda *a: pytest.fail("embedded again"))
+    monkeypatch.setattr("v2t_cli.training.dataset.embed_chunks", lambda *a: pytest.fail("embedded again"))
     train(tiny_config(texts_file, labse, tmp_path / "b", cache, "train.epochs=1", "adapter.kind=mlp", "data.held_out=0.2"))
-    assert "vectors taken from" in caplog.text
+    assert "using cached vectors from" in caplog.text
 
 
 def test_other_texts_or_another_encoder_are_embedded_anew(tmp_path, texts_file, labse, caplog):
@@ -121,7 +86,7 @@ def test_vectors_from_elsewhere_follow_the_filters(tmp_path, labse, caplog):
     np.save(tmp_path / "v.npy", vectors)
     config = tiny_config(tmp_path / "t.txt", "null", tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}", "train.epochs=40")
     result = train(config)
-    assert "100 of 103 texts kept (dropped: 1 seen before, 1 shorter than data.min_chars 2, 1 longer than data.max_chars 59)" in caplog.text
+    assert "100 of 103 texts kept (dropped: 1 duplicates, 1 shorter than data.min_chars 2, 1 longer than data.max_chars 59)" in caplog.text
     info = read_info(tmp_path / "out")
     assert info.encoder is None and info.dim == DIM
     embedded = tiny_config(tmp_path / "t.txt", labse, tmp_path / "own", "train.epochs=40")
@@ -138,9 +103,9 @@ def test_counts_that_do_not_match_are_both_named(tmp_path, texts_file):
 
 def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
     steps, evaluations = [], []
-    hooks = Hooks(step=steps.append, evaluation=evaluations.append)
+    hooks = Callbacks(step=steps.append, evaluation=evaluations.append)
     sets = ["train.epochs=10", "train.eval_steps=20", "train.save_steps=25", "train.samples=3"]
-    train(tiny_config(texts_file, labse, tmp_path / "out", *sets), hooks=hooks)
+    train(tiny_config(texts_file, labse, tmp_path / "out", *sets), callbacks=hooks)
     assert [report.step for report in steps] == [20, 40, 60]
     assert steps[0].loss > steps[-1].loss and steps[-1].fraction == 1
     assert [report.step for report in evaluations] == [20, 40, 60]
@@ -153,25 +118,25 @@ def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
 def test_the_clock_ends_a_run(tmp_path, texts_file, labse, monkeypatch):
     fractions = []
     monkeypatch.setattr("v2t_cli.training.trainer.LOG_STEPS", 1)
-    hooks = Hooks(step=lambda report: fractions.append(report.fraction))
-    result = train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=100000", "train.max_minutes=0.03"), hooks=hooks)
+    hooks = Callbacks(step=lambda report: fractions.append(report.fraction))
+    result = train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=100000", "train.max_minutes=0.03"), callbacks=hooks)
     minutes = read_info(tmp_path / "out").training.minutes
     assert result.finished and 0.02 < minutes < 0.2
     assert fractions == sorted(fractions) and fractions[-1] > 0.5
 
 
 def test_learning_rate_rises_then_falls(tmp_path, texts_file, labse, monkeypatch):
-    from v2t_cli.training.trainer import Run
+    from v2t_cli.training.trainer import Trainer
 
     rates = []
-    real = Run._step
+    real = Trainer._step
 
     def spy(self, fraction):
         out = real(self, fraction)
-        rates.append([group["lr"] for group in self.optimizer.param_groups])
+        rates.append([group["lr"] for group in self.models.optimizer.param_groups])
         return out
 
-    monkeypatch.setattr(Run, "_step", spy)
+    monkeypatch.setattr(Trainer, "_step", spy)
     sets = ["train.epochs=5", "train.warmup=0.2", "train.learning_rate=0.01", "train.adapter_learning_rate=0.1"]
     train(tiny_config(texts_file, labse, tmp_path / "out", *sets))
     decoder = [rate[0] for rate in rates]
@@ -198,7 +163,7 @@ def test_pretrained_decoders_and_every_adapter(tmp_path, texts_file, labse, deco
 
 def test_texts_that_do_not_fit_the_decoder_are_dropped(tmp_path, texts_file, labse, caplog):
     train(tiny_config(texts_file, labse, tmp_path / "out", "decoder.scratch.n_positions=8", "train.epochs=1"))
-    assert "training texts dropped: more than the 7 tokens" in caplog.text
+    assert "training texts dropped: longer than the 7 tokens" in caplog.text
     assert read_info(tmp_path / "out").lengths.max_tokens <= 7
 
 
@@ -220,7 +185,7 @@ def test_a_loss_that_explodes_is_an_error(tmp_path, texts_file, labse, monkeypat
 class TestOutputFolder:
     def begin(self, tmp_path, texts_file, labse, *sets):
         config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1", *sets)
-        train(config, hooks=stopping(3))
+        train(config, callbacks=stopping(3))
         return config
 
     def test_a_foreign_folder_is_never_touched(self, tmp_path, texts_file, labse):
@@ -231,58 +196,72 @@ class TestOutputFolder:
                 train(tiny_config(texts_file, labse, tmp_path / "out"), overwrite=overwrite)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.docx"]
 
+    def test_a_log_of_somebody_else_is_no_left_over(self, tmp_path, texts_file, labse):
+        output = tmp_path / "out"
+        output.mkdir()
+        for content in ('{"message": "mine"}\n', "12:00 begun\n"):
+            (output / "log.jsonl").write_text(content)
+            with pytest.raises(RequestError, match="holds something other than a v2t checkpoint"):
+                train(tiny_config(texts_file, labse, output))
+            assert (output / "log.jsonl").read_text() == content
+        (output / "log.jsonl").unlink()
+        (output / "v2t").mkdir()
+        (output / "v2t" / "notes.txt").write_text("mine")
+        with pytest.raises(RequestError, match="holds something other"):
+            train(tiny_config(texts_file, labse, output))
+
     def test_a_run_there_needs_a_word(self, tmp_path, texts_file, labse):
         config = self.begin(tmp_path, texts_file, labse)
-        with pytest.raises(RequestError, match="--resume goes on with it, --overwrite replaces it"):
+        with pytest.raises(RequestError, match="--resume continues it, --overwrite replaces it"):
             train(config)
         assert train(config, overwrite=True).finished
         assert read_info(tmp_path / "out").training.steps == 6
 
     def test_a_finished_run_resumed_is_left_alone(self, tmp_path, texts_file, labse, caplog):
         config = self.begin(tmp_path, texts_file, labse)
-        train(config, resume_run=True)
+        train(config, resume=True)
         before = weights(tmp_path / "out")
-        assert train(config, resume_run=True).finished and "finished already" in caplog.text
+        assert train(config, resume=True).finished and "already finished" in caplog.text
         assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "out").items())
         longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2})})
-        train(longer, resume_run=True)
+        train(longer, resume=True)
         assert read_info(tmp_path / "out").training.steps == 12
 
     def test_nothing_to_resume(self, tmp_path, texts_file, labse):
         with pytest.raises(RequestError, match="nothing to resume"):
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "thesis.docx").write_text("years of work")
-            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True)
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume=True)
         with pytest.raises(RequestError, match="exclude each other"):
-            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True, overwrite=True)
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume=True, overwrite=True)
 
     def test_another_run_is_not_resumed(self, tmp_path, texts_file, labse, monkeypatch):
         self.begin(tmp_path, texts_file, labse)
         other = tiny_config(texts_file, labse, tmp_path / "out", "seed=5", "adapter.kind=mlp")
-        with pytest.raises(RequestError, match="changed: seed .0 then, 5 now., adapter"):
-            train(other, resume_run=True)
-        monkeypatch.setattr("v2t_cli.training.dataset.embed", None)  # refused before anything is embedded
-        with pytest.raises(RequestError, match=r"changed: data.max_chars \(59 then, 20 now\), texts"):
-            train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume_run=True)
+        with pytest.raises(RequestError, match=r"other settings: seed \(was 0, now 5\), adapter.kind \(was linear, now mlp\); --overwrite"):
+            train(other, resume=True)
+        monkeypatch.setattr("v2t_cli.training.dataset.embed_chunks", None)  # refused before anything is embedded
+        with pytest.raises(RequestError, match=r"data.max_chars \(was 59, now 20\), texts \(was"):
+            train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume=True)
 
     def test_other_vectors_or_another_encoder_are_not_resumed(self, tmp_path, texts_file, labse):
-        from conftest import build_labse
+        from tiny import build_labse
 
         np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(100, DIM)))
         config = self.begin(tmp_path, texts_file, "null", f"data.vectors={tmp_path / 'v.npy'}")
         np.save(tmp_path / "v.npy", np.random.default_rng(1).normal(size=(100, DIM)))
-        with pytest.raises(RequestError, match="changed: vectors"):
-            train(config, resume_run=True)
-        with pytest.raises(RequestError, match="the run there had vectors from elsewhere"):
-            train(tiny_config(texts_file, labse, tmp_path / "out"), resume_run=True)
+        with pytest.raises(RequestError, match=r"other settings: vectors \(was"):
+            train(config, resume=True)
+        with pytest.raises(RequestError, match=r"vectors \(was \w+, now None\)"):
+            train(tiny_config(texts_file, labse, tmp_path / "out"), resume=True)
         train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"), overwrite=True)
         other = build_labse(tmp_path, DIM, 2, 2, seed=3)
-        with pytest.raises(RequestError, match="is not the one of the run in"):
-            train(tiny_config(texts_file, other, tmp_path / "out"), resume_run=True)
+        with pytest.raises(RequestError, match="does not match that of the run in"):
+            train(tiny_config(texts_file, other, tmp_path / "out"), resume=True)
 
     def test_a_run_that_saved_nothing_starts_again(self, tmp_path, texts_file, labse, caplog):
         config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1")
-        assert train(config, resume_run=True).finished and "nothing was saved there yet" in caplog.text
+        assert train(config, resume=True).finished and "nothing saved there yet" in caplog.text
         assert read_info(tmp_path / "out").training.steps == 6
 
     def test_what_changes_the_result_is_refused_and_what_does_not_is_taken(self, tmp_path, texts_file, labse):
@@ -291,35 +270,35 @@ class TestOutputFolder:
         def changed(**settings):
             return config.model_copy(update={"train": config.train.model_copy(update=settings)})
 
-        with pytest.raises(RequestError, match=r"changed: learning rates \(\[0.001, .*\] then, \[0.002, .*\] now\), weight_decay"):
-            train(changed(learning_rate=2e-3, weight_decay=0.5), resume_run=True)
-        assert train(changed(eval_steps=1, save_steps=2, samples=0), resume_run=True).finished
+        with pytest.raises(RequestError, match=r"learning rates \(was \[0.001, .*\], now \[0.002, .*\]\), weight_decay"):
+            train(changed(learning_rate=2e-3, weight_decay=0.5), resume=True)
+        assert train(changed(eval_steps=1, save_steps=2, samples=0), resume=True).finished
 
     def test_more_epochs_go_on_from_where_the_rate_is(self, tmp_path, texts_file, labse, monkeypatch, caplog):
-        from v2t_cli.training.trainer import Run
+        from v2t_cli.training.trainer import Trainer
 
         config = self.begin(tmp_path, texts_file, labse, "train.warmup=0")
-        rates, real = [], Run._step
+        rates, real = [], Trainer._step
 
         def spy(run, fraction):
             out = real(run, fraction)
-            rates.append(run.optimizer.param_groups[0]["lr"] / 5e-4)
+            rates.append(run.models.optimizer.param_groups[0]["lr"] / 5e-4)
             return out
 
-        monkeypatch.setattr(Run, "_step", spy)
+        monkeypatch.setattr(Trainer, "_step", spy)
         longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 3})})
-        train(longer, resume_run=True)
-        assert "ends after 18 steps now, not 6 steps: the learning rate goes on from 52% of its peak" in caplog.text
+        train(longer, resume=True)
+        assert "now ends after 18 steps, not 6 steps: the learning rate continues from 52% of its peak" in caplog.text
         assert len(rates) == 15 and rates[0] == pytest.approx(0.525), "half of the cosine was done"
         assert rates == sorted(rates, reverse=True) and 0.05 < rates[-1] < 0.1
         rates.clear()
-        train(longer, hooks=stopping(3), overwrite=True)
-        train(longer, resume_run=True)
-        assert rates == [pytest.approx(Schedule(18, None, 0.0).share(step / 18)) for step in range(18)], "unchanged, it is one curve"
+        train(longer, callbacks=stopping(3), overwrite=True)
+        train(longer, resume=True)
+        assert rates == [pytest.approx(Schedule(18, None, 0.0).factor(step / 18)) for step in range(18)], "unchanged, it is one curve"
 
     def test_a_folder_that_cannot_be_made(self, tmp_path, texts_file, labse):
         (tmp_path / "file").write_text("")
-        with pytest.raises(RequestError, match="cannot be made, .*file is a file"):
+        with pytest.raises(RequestError, match="cannot be created: .*file is a file"):
             train(tiny_config(texts_file, labse, tmp_path / "file" / "out"))
 
     def test_leftovers_of_a_killed_save(self, tmp_path, texts_file, labse):
@@ -332,14 +311,14 @@ class TestOutputFolder:
         (state,) = (tmp_path / "out" / ".resume").iterdir()
         (state / "optimizer.bin").write_bytes(b"junk")
         with pytest.raises(RequestError, match="damaged"):
-            train(config, resume_run=True)
+            train(config, resume=True)
         (state / "progress.json").write_text(json.dumps({"step": 1})[:-2])
         with pytest.raises(RequestError, match="damaged"):
-            train(config, resume_run=True)
+            train(config, resume=True)
 
     def test_a_file_in_the_way(self, tmp_path, texts_file, labse):
         (tmp_path / "out").write_text("")
-        with pytest.raises(RequestError, match="cannot be made, .*out is a file"):
+        with pytest.raises(RequestError, match="cannot be created: .*out is a file"):
             train(tiny_config(texts_file, labse, tmp_path / "out"))
 
 
@@ -347,9 +326,9 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpo
     """A decoder that is one of our checkpoints brings its adapter: it starts where it was, not from noise."""
     config = tiny_config(texts_file, labse, tmp_path / "out", f"decoder.model={checkpoint}", "train.epochs=0.1", "train.learning_rate=1e-9")
     result = train(config)
-    assert "going on with the adapter" in caplog.text and "may have been trained on" not in caplog.text, "texts and seed are the same"
+    assert "continuing with the adapter" in caplog.text and "may have been trained on" not in caplog.text, "texts and seed are the same"
     assert result.scores.loss == pytest.approx(read_info(checkpoint).held_out.loss, rel=0.3)
-    with pytest.raises(RequestError, match="vectors of 16 numbers, the encoder makes 8"):
+    with pytest.raises(RequestError, match="vectors of 16 numbers, but the encoder makes vectors of 8"):
         train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
 
 

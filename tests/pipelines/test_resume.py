@@ -1,0 +1,134 @@
+"""Commands that are interrupted and resumed: the output is that of a run that was not."""
+
+import errno
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny import DIM, SENTENCES
+
+from v2t_cli.io.resumable import ResumableLines
+from v2t_cli.io.texts import Fingerprint
+
+
+@contextmanager
+def stopping(rows, error=KeyboardInterrupt):
+    """Ctrl-C, or another error, after so many rows."""
+    write, seen = ResumableLines.write, []
+
+    def stopped(self, first, lines):
+        seen.extend(lines)
+        if len(seen) > rows:
+            raise error
+        write(self, first, lines)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumableLines, "write", stopped)
+        yield
+
+
+def decoding(checkpoint, *options):
+    return ("decode", "v.npy", "--checkpoint", checkpoint, "-o", "out.txt", "--batch-size", "4", *options)
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--format", "tsv"), ("--quality", "fast", "--strategy", "sample", "--seed", "5")], ids=["text", "tsv", "sampled"]
+)
+def test_decode(v2t, checkpoint, encoder, tmp_path, options):
+    np.save(tmp_path / "v.npy", encoder.encode(SENTENCES[:10]))
+    assert v2t(*decoding(checkpoint, *options)).exit_code == 0
+    whole = (tmp_path / "out.txt").read_bytes()
+    (tmp_path / "out.txt").unlink()
+    with stopping(6):
+        result = v2t(*decoding(checkpoint, *options))
+    assert result.exit_code == 130
+    assert "out.txt: finished rows are kept; to continue, run the same command with --resume" in result.stderr
+    assert not (tmp_path / "out.txt").exists()
+    result = v2t(*decoding(checkpoint, *options), "--seed", "6", "--resume")
+    assert result.exit_code == 2 and "seed (was " in result.stderr and "now 6); --overwrite starts over" in result.stderr
+    result = v2t(*decoding(checkpoint, *options), "--resume")
+    assert result.exit_code == 0 and "4 of 10 rows are already done" in result.stderr
+    assert (tmp_path / "out.txt").read_bytes() == whole
+    assert set(os.listdir(tmp_path)) == {"v.npy", "out.txt"}
+
+
+def test_embed(v2t, labse, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("v2t_cli.pipelines.embed.CHUNK_TEXTS", 30)
+    command = ("embed", texts_file, "--encoder", labse, "-o", "v.npy")
+    assert v2t(*command).exit_code == 0
+    whole = (tmp_path / "v.npy").read_bytes()
+    (tmp_path / "v.npy").unlink()
+    with stopping(60):
+        assert v2t(*command).exit_code == 130
+    result = v2t(*command, "--resume", "--set", "encoder.prompt=другое")
+    assert result.exit_code == 2 and "prompt (was None, now другое)" in result.stderr
+    result = v2t(*command, "--resume")
+    assert result.exit_code == 0 and "60 of 100 rows are already done" in result.stderr
+    assert (tmp_path / "v.npy").read_bytes() == whole
+    assert os.listdir(tmp_path) == ["v.npy"]
+
+
+def test_an_output_that_is_already_there(v2t, labse, texts_file, tmp_path):
+    shutil.copy(texts_file, tmp_path / "t.txt")
+    command = ("embed", "t.txt", "--encoder", labse, "-o", "v.npy")
+    assert v2t(*command, "--resume").exit_code == 0
+    whole = (tmp_path / "v.npy").read_bytes()
+    result = v2t(*command, "--resume")
+    assert result.exit_code == 0 and "written" not in result.stderr
+    assert "warning: " in result.stderr and "v.npy: already exists; left unchanged and not checked" in result.stderr
+    os.utime(tmp_path / "v.npy", (1, 1))
+    result = v2t(*command, "--resume")
+    assert result.exit_code == 2 and "older than t.txt; --overwrite creates it again" in result.stderr
+    assert (tmp_path / "v.npy").read_bytes() == whole
+
+
+def test_a_full_disk_loses_nothing(v2t, checkpoint, tmp_path):
+    np.save(tmp_path / "v.npy", np.zeros((10, DIM), np.float32))
+    with stopping(6, OSError(errno.ENOSPC, "No space left on device")):
+        result = v2t(*decoding(checkpoint, "--quality", "fast"))
+    assert result.exit_code == 1 and "No space left on device" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "out.txt").exists()
+    result = v2t(*decoding(checkpoint, "--quality", "fast"), "--resume")
+    assert result.exit_code == 0 and "4 of 10 rows are already done" in result.stderr
+    assert len((tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()) == 10
+
+
+def test_a_disk_too_small_for_the_vectors_is_reported_first(v2t, labse, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("v2t_cli.io.resumable.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    result = v2t("embed", texts_file, "--encoder", labse, "-o", "v.npy")
+    assert result.exit_code == 1 and result.stderr.endswith("v.npy: No space left on device\n")
+    assert not os.listdir(tmp_path)
+
+
+def test_texts_that_become_shorter_meanwhile(v2t, labse, tmp_path, monkeypatch):
+    (tmp_path / "t.txt").write_text("один\nдва\n", encoding="utf-8")
+    monkeypatch.setattr("v2t_cli.pipelines.embed.fingerprint", lambda texts: Fingerprint(3, "abc"))
+    result = v2t("embed", "t.txt", "--encoder", labse, "-o", "v.npy")
+    assert result.exit_code == 1 and "t.txt: changed while it was being read" in result.stderr
+    assert os.listdir(tmp_path) == ["t.txt"]
+
+
+def test_streams_cannot_be_resumed(v2t, checkpoint, labse, tmp_path):
+    np.save(tmp_path / "v.npy", np.zeros((1, DIM), np.float32))
+    for command in (("decode", "v.npy", "--checkpoint", checkpoint), ("embed", "-", "-o", "w.npy", "--encoder", labse)):
+        for option in ("--resume", "--overwrite"):
+            result = v2t(*command, option, stdin=b"")
+            assert result.exit_code == 2 and f"{option}: needs an input file and -o FILE" in result.stderr
+    result = v2t("decode", "absent.npy", "--checkpoint", checkpoint, "--resume")
+    assert "absent.npy: no such vector file" in result.stderr
+    result = v2t(*decoding(checkpoint), "--resume", "--overwrite")
+    assert result.exit_code == 2 and "exclude each other" in result.stderr
+
+
+def test_the_description_of_a_run_holds_no_text(v2t, checkpoint, tmp_path):
+    """An interruption leaves a description of the run, and the rows."""
+    np.save(tmp_path / "v.npy", np.zeros((10, DIM), np.float32))
+    with stopping(6):
+        v2t(*decoding(checkpoint, "--quality", "fast"))
+    run = json.loads((tmp_path / ".out.txt.parts" / "run.json").read_text())
+    assert run.keys() == {"size", "signature", "encoder"}
+    assert run["size"] == 4 and run["signature"]["beams"] == 1 and run["encoder"] is None
