@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Audit a folder of vector files: decode each, count what is certain, and write a report where the true texts are known.
+# Audit a folder of vector files: decode each file, count the certain rows, and report where the true texts are known.
 #
 #   examples/audit.sh VECTORS/ REPORT/
 #   CHECKPOINT=my-inverter QUALITY=best examples/audit.sh VECTORS/ REPORT/
 #
-# VECTORS/a.npy gives REPORT/a.tsv; with VECTORS/a.txt beside it, one true text a line, also REPORT/a.html. What is there already
-# is left alone unless its vectors are newer, and what was interrupted goes on: run it again until it is done.
+# VECTORS/a.npy gives REPORT/a.tsv. With VECTORS/a.txt beside it (one true text per line) it also gives REPORT/a.html. Results are
+# kept unless the vectors are newer. After an interruption, run the same command again to continue.
 #
-# The summary is a table on stdout, a line a file: its rows; those that were surely read (a cosine of 0.999: almost surely the
-# text itself); those that came near, the sure ones included (0.9: near in meaning); and those where a digit or an @ was read.
+# stdout is a table with one line per file: its rows; rows that were surely read (cosine >= 0.999: almost surely exact); rows that
+# came near, including the sure ones (cosine >= 0.9: near in meaning); rows whose text holds a digit or an @.
 set -euo pipefail
 [ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 checkpoint=${CHECKPOINT:-$(dirname "$0")/ru-mini}
@@ -29,7 +29,7 @@ for vectors in "$1"/*.npy; do
   if [ ! -e "$out" ] || [ "$vectors" -nt "$out" ]; then
     rm -f "$out" "$page"
     if ! v2t decode "$vectors" --checkpoint "$checkpoint" --quality "$quality" --format tsv -o "$out" --resume --quiet; then
-      failed=1 # said on stderr; the other files can be read all the same
+      failed=1 # decode has printed the error; continue with the other files
       continue
     fi
   fi
@@ -37,7 +37,7 @@ for vectors in "$1"/*.npy; do
     v2t eval --checkpoint "$checkpoint" --texts "$texts" --vectors "$vectors" --quality "$quality" --report "$page" --quiet \
       > "$2/$name.scores.txt" || failed=1
   fi
-  # QUALITY=fast knows no cosine.
+  # QUALITY=fast gives no cosine.
   awk -F '\t' -v name="$name" 'NR > 1 { rows++; judged += $4 != ""; sure += $4 >= .999; near += $4 >= .9; risky += $2 ~ /[0-9@]/ }
     END { printf "%s\t%d\t%s\t%s\t%d\n", name, rows, judged ? sure + 0 : "?", judged ? near + 0 : "?", risky }' "$out"
 done

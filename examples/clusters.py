@@ -1,8 +1,8 @@
-"""Name the clusters of a vector file: k-means, the member nearest to each centroid, and the text that the centroid decodes to.
+"""Name the clusters of a vector file: run k-means and print, for each cluster, its most central member and the centroid's text.
 
-The member is its true text where --texts gives it, else what its vector decodes to. A centroid is shorter than the members: it
-is decoded as it is and rescaled to their length, and the text that comes nearer stands there. It says what they have in common,
-as well as the checkpoint can: ru-mini is a small one, and makes up words where it is not sure.
+The member is shown as its true text (with --texts) or as the text decoded from its vector. A centroid has a smaller norm than the
+members. So it is decoded twice, as it is and rescaled to their norm, and the text with the higher cosine is printed. ru-mini is a
+small model and makes up words where it is not sure.
 
 $ v2t embed examples/natural.txt -o vecs.npy --checkpoint examples/ru-mini
 $ python examples/clusters.py vecs.npy --clusters 8 --texts examples/natural.txt
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vectors", type=Path, help=".npy of shape (rows, dim)")
     parser.add_argument("--clusters", type=int, default=8)
-    parser.add_argument("--texts", type=Path, help="the texts of the vectors, one a line")
+    parser.add_argument("--texts", type=Path, help="the texts of the vectors, one per line")
     parser.add_argument("--checkpoint", default=Path(__file__).parent / "ru-mini")
     parser.add_argument("--quality", default="balanced", choices=("fast", "balanced", "best"))
     parser.add_argument("--seed", type=int, default=0)

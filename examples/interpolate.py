@@ -1,6 +1,6 @@
-"""Walk from one sentence to another through the space of their vectors, and read what stands on the way.
+"""Walk from the vector of one sentence to that of another, and decode each step.
 
-Two ways: the plain mixture, which is shorter than both ends, and the same rescaled to their length.
+Two versions: the plain mixture, which has a smaller norm than both ends, and the mixture rescaled to their norm.
 
 $ python examples/interpolate.py "Где ближайшая аптека?" "Когда откроется кафе?" --steps 5
 share   mixture                       cosine  rescaled                        cosine

@@ -1,9 +1,9 @@
 """Write texts.txt, the small Russian corpus that the examples train on.
 
-A language model cannot learn Russian from a few hundred sentences, and a larger corpus would bring a licence
-of its own. So texts.txt is the hand-written natural.txt followed by sentences drawn from the little grammar
-below: a few hundred word forms, but far more sentences than are drawn. A model that has learnt how the words
-combine is right on held-out sentences; one that has only memorised lines is not.
+A language model cannot learn Russian from a few hundred sentences, and a larger corpus would bring its own
+licence. So texts.txt is the hand-written natural.txt plus sentences drawn from the small grammar below. The
+grammar has a few hundred word forms and can make far more sentences than are drawn. A model that has learned
+how the words combine is right on held-out sentences; a model that has only memorised lines is not.
 
 Run `python examples/make_texts.py` to rewrite texts.txt next to this script.
 """

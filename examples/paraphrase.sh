@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Paraphrases: of each line of FILE (or of stdin) other texts whose vectors lie near its own, the nearest first.
+# Paraphrase each line of FILE (or stdin): list other texts with a similar vector, the closest first.
 #
 #   echo 'Где ближайшая аптека?' | examples/paraphrase.sh
 #   CHECKPOINT=my-inverter N=10 MIN=0.95 examples/paraphrase.sh texts.txt > paraphrases.tsv
 #
-# A line a paraphrase: the source, the paraphrase and the cosine of their vectors; at most N of each (5), of a cosine of at least
-# MIN (0.85). Beams bring the likeliest texts, sampling more various ones; copies of the source and repetitions, also those that
-# differ in case and punctuation alone, are left out. They are as good as the checkpoint: ru-mini is small, and makes up words.
+# Each output line holds the source, a paraphrase and their cosine: at most N (5) paraphrases per source, with a cosine of at least
+# MIN (0.85). Beams give the most likely texts, sampling gives more varied ones. Copies of the source and duplicates are left out,
+# even if case or punctuation differ. The quality depends on the checkpoint: ru-mini is small and makes up words.
 set -euo pipefail
 [ $# -eq 0 ] || [ "$1" = - ] || [ -f "$1" ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 checkpoint=${CHECKPOINT:-$(dirname "$0")/ru-mini}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-grep -v '^[[:space:]]*$' -- "${1:--}" > "$folder/texts.txt" || true # blank lines have none
+grep -v '^[[:space:]]*$' -- "${1:--}" > "$folder/texts.txt" || true # skip blank lines
 v2t embed "$folder/texts.txt" -o "$folder/vecs.npy" --checkpoint "$checkpoint" --quiet
 decode() { v2t decode "$folder/vecs.npy" --checkpoint "$checkpoint" --format jsonl --candidates 16 --quiet "$@"; }
 decode --set decode.rounds=1 > "$folder/beams.jsonl"

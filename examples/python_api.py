@@ -1,4 +1,4 @@
-"""The Python API in a few lines: texts to vectors and back, and how good that is.
+"""The Python API in a few lines: embed texts, decode their vectors, evaluate.
 
 $ python examples/python_api.py
 Где здесь выход?  ->  Где здесь выход?  (cosine 1.000)
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from v2t_cli import V2T
 
-inverter = V2T(Path(__file__).parent / "ru-mini")  # or a name on the Hugging Face hub; device="cuda"
+inverter = V2T(Path(__file__).parent / "ru-mini")  # or owner/name on the Hugging Face hub; device="cuda" for a GPU
 
 texts = ["Где здесь выход?", "Сколько стоит билет до центра?", "Кот уснул на подоконнике."]
-vectors = inverter.embed(texts)  # float32 (3, 512), or take vectors from anywhere else
+vectors = inverter.embed(texts)  # float32 (3, 512); your own vectors work too
 for text, row in zip(texts, inverter.decode(vectors, quality="best")):
     print(f"{text}  ->  {row.best.text}  (cosine {row.best.cosine:.3f})")
 

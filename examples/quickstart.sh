@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Vectors to text in a few minutes on a CPU: with the checkpoint that is shipped, examples/ru-mini, and then with one of
-# your own: embed, train, decode and eval on examples/texts.txt.
-# Everything it makes is in quickstart/; its checkpoint stays in quickstart/checkpoint.
+# Vectors to text in a few minutes on a CPU: first with the shipped checkpoint, examples/ru-mini, then with your own, trained on
+# examples/texts.txt. Uses embed, train, decode and eval.
+# All output goes to quickstart/, the checkpoint to quickstart/checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,28 +15,28 @@ config=examples/quickstart.yaml
 checkpoint=quickstart/checkpoint
 mkdir -p quickstart
 
-# 0. Sentences become vectors, and vectors sentences again: with a model that took more than an hour on two cores.
+# 0. Embed sentences and decode their vectors, with a model that was trained for more than an hour on two cores.
 head -n 20 examples/natural.txt > quickstart/first.txt
 run v2t embed quickstart/first.txt -o quickstart/first.npy --checkpoint examples/ru-mini
 run v2t decode quickstart/first.npy --checkpoint examples/ru-mini --quality best --format tsv -o quickstart/first.tsv
 say "original | reconstructed | cosine (a cosine of 1.000: exact)"
 compare quickstart/first.txt quickstart/first.tsv
 
-# 1. A model of your own: a small GPT learns to read the vectors of the training texts.
+# 1. Train your own model: a small GPT that learns to read vectors.
 run v2t train --config "$config" --overwrite
 
-# 2. Sentences that it has not seen become vectors ...
+# 2. Embed sentences that it has not seen ...
 head -n 20 "$checkpoint/held_out.txt" > quickstart/sentences.txt
 tail -n 20 "$checkpoint/held_out.txt" >> quickstart/sentences.txt
 run v2t embed quickstart/sentences.txt -o quickstart/vectors.npy --config "$config"
 
-# 3. ... and vectors become sentences again.
+# 3. ... and decode their vectors.
 run v2t decode quickstart/vectors.npy --checkpoint "$checkpoint" --format tsv -o quickstart/decoded.tsv
 
 say "original | reconstructed | cosine (the first 20 were written by hand, the last 20 by the grammar of make_texts.py)"
 compare quickstart/sentences.txt quickstart/decoded.tsv
 
-# 4. How good is it, on all held-out sentences?
+# 4. Evaluate it on all held-out sentences.
 run v2t eval --checkpoint "$checkpoint" --set eval.samples=0
 
 say "try it yourself:"

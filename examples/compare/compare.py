@@ -1,9 +1,9 @@
-"""Train the configurations of this folder for the same time and compare what comes back.
+"""Train the configurations of this folder for the same time and compare their scores.
 
     python examples/compare/compare.py TRAIN.txt HELD_OUT.txt --minutes 20 --rows peers
 
-They differ in adapter and decoding: rows of the same adapter share a training, and one that is finished in runs/compare is
-not repeated.
+They differ in adapter and decoding. Rows with the same adapter share one training, and a training that is finished in
+runs/compare is not repeated.
 """
 
 import argparse
@@ -39,11 +39,11 @@ def sets(settings: list[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", help="training texts, one a line")
-    parser.add_argument("held_out", help="texts to measure on, none of them among the training texts")
-    parser.add_argument("--minutes", type=float, default=20, help="of training, each")
+    parser.add_argument("train", help="training texts, one per line")
+    parser.add_argument("held_out", help="texts to measure on; none may be a training text")
+    parser.add_argument("--minutes", type=float, default=20, help="minutes of each training")
     parser.add_argument("--rows", choices=("peers", "adapters"), default="peers")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of every training, such as train.precision=bf16")
+    parser.add_argument("--set", nargs="*", default=[], help="settings for every training, such as train.precision=bf16")
     parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows, from 0")
     arguments = parser.parse_args()
     print("| | loss | exact match | BLEU | chrF | cosine | ms a vector |\n|---|---|---|---|---|---|---|")
