@@ -19,7 +19,7 @@ mkdir -p quickstart
 head -n 20 examples/natural.txt > quickstart/first.txt
 run v2t embed quickstart/first.txt -o quickstart/first.npy --checkpoint examples/ru-mini
 run v2t decode quickstart/first.npy --checkpoint examples/ru-mini --quality best --format tsv -o quickstart/first.tsv
-say "original | reconstructed | cosine (a cosine of 1.000: exact)"
+say "original | reconstructed | cosine (a cosine of 1.000: almost surely exact)"
 compare quickstart/first.txt quickstart/first.tsv
 
 # 1. Train your own model: a small GPT that learns to read vectors.

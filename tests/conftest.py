@@ -21,8 +21,11 @@ from v2t_cli.models.encoder import Encoder, open_encoder
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tiny models take several times as long with more, above all beside other programs."""
+    """For torch, here and in the processes that tests start: with more, tiny models take several times as long beside other programs."""
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,7 +28,7 @@ def script(folder, name, *arguments):
 
 def shell(folder, command):
     """The lines that a command, which must succeed, writes to stdout."""
-    done = bash(f"({command}) 2> err.txt", folder, threads="1")
+    done = bash(f"({command}) 2> err.txt", folder)
     assert done.returncode == 0, (folder / "err.txt").read_text()
     return done.stdout.splitlines()
 
@@ -91,7 +91,7 @@ def test_paraphrase(folder):
         assert len({text for text, _ in found} | {" ".join(re.findall(r"\w+", source.lower()))}) == 4, "no copies, nothing twice"
         assert [cosine for _, cosine in found] == sorted((cosine for _, cosine in found), reverse=True) and found[-1][1] >= 0.6
     assert [row.split("\t") for row in shell(folder, command % 0.9)] == [row for row in rows if float(row[2]) >= 0.9]
-    done = bash("examples/paraphrase.sh --help", folder, threads="1")
+    done = bash("examples/paraphrase.sh --help", folder)
     assert done.returncode == 2 and "| examples/paraphrase.sh" in done.stdout
 
 
@@ -110,9 +110,9 @@ def test_audit(folder):
     assert all(path.stat().st_mtime_ns == before[path] for path in report.iterdir() if path.name not in ("c.tsv", "made-with.txt")), (
         "left alone"
     )
-    done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder, threads="1")
+    done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder)
     assert done.returncode == 2 and "report: holds results of quality balanced, checkpoint" in done.stdout
     np.save(store / "b.npy", np.zeros((2, 3), np.float32))
-    done = bash("examples/audit.sh 'my store' report 2> err.txt", folder, threads="1")
+    done = bash("examples/audit.sh 'my store' report 2> err.txt", folder)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "vectors of 3 dimensions" in (folder / "err.txt").read_text()
     assert bash("examples/audit.sh absent report", folder).returncode == 2

