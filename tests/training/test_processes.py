@@ -1,5 +1,6 @@
 """Several processes train what one trains."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,40 @@ def sets(*settings: str) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+# v2t that tells the norm of the gradients of each step: Adam does not feel their size.
+NORMS = """
+import sys
+from accelerate import Accelerator
+from v2t_cli.cli import app
+
+clip = Accelerator.clip_grad_norm_
+
+def told(self, *arguments):
+    norm = clip(self, *arguments)
+    if self.is_main_process:
+        print(f"norm {float(norm)}", file=sys.stderr)
+    return norm
+
+Accelerator.clip_grad_norm_ = told
+app()
+"""
+
+
 def test_two_processes_are_one(tmp_path, texts_file, labse):
     """Also where one resumes what two have begun."""
+    (tmp_path / "norms.py").write_text(NORMS)
 
-    def train(processes: int, output: Path, *options: str, epochs: int = 2) -> None:
+    def train(processes: int, output: Path, *options: str, epochs: int = 2) -> list[float]:
         common = (f"encoder.model={labse}", f"data.texts={texts_file}", "data.held_out=0.04", SCRATCH % 1, "train.batch_size=48")
         lengths = (f"train.gradient_accumulation={2 // processes}", f"train.epochs={epochs}")
-        done = launch(processes, "train", "--output", output, "--device", "cpu", *options, *sets(*common, *lengths))
+        command = ("train", "--output", output, "--device", "cpu", *options, *sets(*common, *lengths))
+        done = launch(processes, *command, program=tmp_path / "norms.py")
         assert done.stdout == f"{output}\n", "the path is printed once"
+        return [float(norm) for norm in re.findall("^norm (.*)$", done.stderr, re.MULTILINE)]
 
-    train(2, tmp_path / "two")
-    train(1, tmp_path / "one")
+    two = train(2, tmp_path / "two")
+    one = train(1, tmp_path / "one")
+    assert len(one) == 2 and two == pytest.approx(one, rel=1e-3)
     assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=0, atol=1e-4)
     loss = {name: read_info(tmp_path / name).held_out.loss for name in ("one", "two")}
     assert loss["two"] == pytest.approx(loss["one"], abs=1e-3)
