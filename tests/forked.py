@@ -64,8 +64,9 @@ class Running:
         return self._process.exitcode
 
     def send(self, signum: int) -> None:
-        with suppress(ProcessLookupError):  # it may have ended
-            os.kill(self._process.pid, signum)
+        if self._process.is_alive():  # if not, its number may be another program's
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signum)
 
     def until(self, condition: Callable[[Running], bool]) -> None:
         """Wait until something is true, or the command has ended."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from v2t_cli.cli import app
 from v2t_cli.core.config import Config, DecodeConfig, load_config
-from v2t_cli.decoding.search import resolve_search
+from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.evaluate import evaluate
 from v2t_cli.models.checkpoint import open_checkpoint
 
@@ -71,7 +71,7 @@ def test_the_shipped_checkpoint_reads_sentences_it_never_saw():
     assert "Koziev/NLP_Datasets" in (folder / "README.md").read_text(encoding="utf-8")
     checkpoint = open_checkpoint(folder, Config(), "cpu", use="required")
     texts = checkpoint.held_out()[:40]
-    scores = evaluate(checkpoint, texts, checkpoint.encoder.encode(texts), resolve_search(DecodeConfig())).scores
+    scores = evaluate(checkpoint, texts, checkpoint.encoder.encode(texts), fit(checkpoint, resolve_search(DecodeConfig()))).scores
     assert scores.exact_match > 0.3 and scores.cosine > 0.9
 
 

@@ -118,7 +118,7 @@ class V2T:
         rows = self.embed(texts) if vectors is None else self._rows(vectors)
         if len(rows) != len(texts):
             raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
-        search = resolve_search(_settings(settings, seed, samples))
+        search = fit(self._checkpoint, resolve_search(_settings(settings, seed, samples)))
         # First, because it may refuse the training texts, and decoding takes long.
         nearest = nearest_texts(self._checkpoint, _listed(train_texts), texts, rows) if train_texts is not None and texts else None
         return replace(evaluate_texts(self._checkpoint, texts, rows, search, samples, seed), nearest=nearest)

@@ -46,9 +46,9 @@ with launched("cpu") as (processes, device):
         "gather": processes.gather([rank] * (rank + 1)),
         "total": processes.total(1, rank),
         "by_main": processes.by_main(lambda: f"by {rank}"),
-        "gather_from": processes.gather_from(lambda: [rank]),
+        "on_all": processes.on_all(lambda: rank),
         "refused by the first": told(lambda: processes.by_main(refuse)),
-        "refused by the second": told(lambda: processes.gather_from(lambda: refuse() if rank else [rank])),
+        "refused by the second": told(lambda: processes.on_all(lambda: refuse() if rank else rank)),
     }
     processes.wait()
 Path(f"{rank}.json").write_text(json.dumps(found))
@@ -61,6 +61,7 @@ def test_what_processes_exchange(tmp_path):
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (one.pop("main"), two.pop("main")) == (True, False)
     assert (one.pop("split"), two.pop("split")) == ([1, 2], [3])
+    assert (one.pop("on_all"), two.pop("on_all")) == (0, 1)
     assert (
         one
         == two
@@ -68,7 +69,6 @@ def test_what_processes_exchange(tmp_path):
             "gather": [0, 1, 1],
             "total": [2, 1],
             "by_main": "by 0",
-            "gather_from": [0, 1],
             "refused by the first": "refused by 0",
             "refused by the second": "refused by 1",
         }
@@ -77,7 +77,7 @@ def test_what_processes_exchange(tmp_path):
 
 def test_a_process_without_peers():
     assert ALONE.is_main and ALONE.count == 1
-    assert ALONE.split([1, 2]) == ALONE.gather([1, 2]) == ALONE.gather_from(lambda: [1, 2]) == [1, 2]
+    assert ALONE.split([1, 2]) == ALONE.gather([1, 2]) == ALONE.on_all(lambda: [1, 2]) == [1, 2]
     assert ALONE.total(3, 4) == [3, 4] and ALONE.by_main(lambda: "x") == "x"
 
 
@@ -128,3 +128,15 @@ def test_what_several_processes_cannot_do(tmp_path, checkpoint):
     done = launch(2, "decode", tmp_path / "v.npy", "--checkpoint", checkpoint, "-o", tmp_path / "out.txt", fails=True)
     assert 2 in done.codes and "NaN or infinity" in done.stderr
     assert os.listdir(tmp_path) == ["v.npy"]
+
+
+def test_a_file_that_one_process_does_not_see_ends_all(tmp_path, checkpoint):
+    """Nobody waits for the one that cannot open it."""
+    np.save(tmp_path / "v.npy", np.zeros((3, DIM), np.float32))
+    (tmp_path / "elsewhere").mkdir()
+    program = tmp_path / "program.py"
+    program.write_text("import os\nfrom v2t_cli.cli import app\nif os.environ['RANK'] == '1':\n    os.chdir('elsewhere')\napp()\n")
+    command = ("decode", "v.npy", "--checkpoint", checkpoint, "-o", tmp_path / "out.txt")
+    done = launch(2, *command, program=program, folder=tmp_path, fails=True)
+    assert "v.npy: no such vector file" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "out.txt").exists()

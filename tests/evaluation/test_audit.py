@@ -5,7 +5,7 @@ import pytest
 from tiny import SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
-from v2t_cli.decoding.search import resolve_search
+from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.audit import audit, neighbours_kept, outcomes, recalls, trust
 from v2t_cli.evaluation.evaluate import Sample, evaluate
 
@@ -49,7 +49,7 @@ def test_trust_counts_the_rows_at_or_above_a_cosine():
 
 
 def test_noise_makes_decoding_and_search_worse(opened, encoder):
-    vectors, search = encoder.encode(SENTENCES[:30]), resolve_search(DecodeConfig(beams=2, rounds=0))
+    vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, rounds=0)))
     evaluation = evaluate(opened, SENTENCES[:30], vectors, search)
     findings = audit(opened, evaluation, vectors, search)
     first, *_, last = findings.noise
@@ -62,7 +62,7 @@ def test_noise_makes_decoding_and_search_worse(opened, encoder):
 
 
 def test_an_audit_without_an_encoder(loaded, encoder):
-    vectors, search = encoder.encode(SENTENCES[:8]), resolve_search(DecodeConfig())
+    vectors, search = encoder.encode(SENTENCES[:8]), fit(loaded, resolve_search(DecodeConfig()))
     findings = audit(loaded, evaluate(loaded, SENTENCES[:8], vectors, search), vectors, search)
     assert findings.trust == [] and [it.cosine for it in findings.noise] == [None] * len(findings.noise)
     assert sum(it.count for it in findings.outcomes) == 8

@@ -7,13 +7,13 @@ from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.errors import RequestError
-from v2t_cli.decoding.search import resolve_search
+from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.evaluate import evaluate, token_losses
 from v2t_cli.models.language_model import pad, tokenize
 
 
-def search(**settings):
-    return resolve_search(DecodeConfig(**settings))
+def search(checkpoint, **settings):
+    return fit(checkpoint, resolve_search(DecodeConfig(**settings)))
 
 
 def test_loss_weighs_tokens_not_texts(loaded, opened, encoder):
@@ -28,12 +28,12 @@ def test_loss_weighs_tokens_not_texts(loaded, opened, encoder):
     losses, lengths = token_losses(loaded, texts, vectors)
     assert lengths.sum() == count and losses.sum() == pytest.approx(total, rel=1e-4)
     for checkpoint in (loaded, opened):
-        assert evaluate(checkpoint, texts, vectors, search(quality="fast")).loss == pytest.approx(total / count, rel=1e-4)
+        assert evaluate(checkpoint, texts, vectors, search(checkpoint, quality="fast")).loss == pytest.approx(total / count, rel=1e-4)
 
 
 def test_scores_of_texts_it_was_trained_on(opened, encoder):
     texts = SENTENCES[:30]
-    result = evaluate(opened, texts, encoder.encode(texts), search(), samples=4)
+    result = evaluate(opened, texts, encoder.encode(texts), search(opened), samples=4)
     scores = result.scores
     assert scores.n == 30 and len(result.samples) == 4 and len(result.pairs) == 30
     assert result.perplexity == pytest.approx(math.exp(result.loss))
@@ -52,7 +52,7 @@ def test_scores_of_texts_it_was_trained_on(opened, encoder):
 def test_cosines_are_those_of_the_decoded_texts_also_where_nothing_is_re_ranked(opened, encoder):
     texts = SENTENCES[:5]
     vectors = encoder.encode(texts)
-    result = evaluate(opened, texts, vectors, search(quality="fast"))
+    result = evaluate(opened, texts, vectors, search(opened, quality="fast"))
     expected = (encoder.encode([pair.text for pair in result.pairs]) * vectors).sum(axis=1)
     assert [pair.cosine for pair in result.pairs] == pytest.approx(expected.tolist(), abs=1e-5)
     assert result.encoder_calls == 0 and "re-ranked" not in result.strategy
@@ -60,7 +60,7 @@ def test_cosines_are_those_of_the_decoded_texts_also_where_nothing_is_re_ranked(
 
 def test_without_an_encoder_nothing_is_re_ranked_and_there_is_no_cosine(loaded, encoder):
     texts = SENTENCES[:5]
-    result = evaluate(loaded, texts, encoder.encode(texts), search())
+    result = evaluate(loaded, texts, encoder.encode(texts), search(loaded))
     assert result.scores.cosine is None and result.confidence == [] and result.encoder_calls == 0
     assert [pair.cosine for pair in result.pairs] == [None] * 5 and "re-ranked" not in result.strategy
     assert "cosine" not in result.scores.intervals and all(part.cosine is None for part in result.by_length)
@@ -68,7 +68,7 @@ def test_without_an_encoder_nothing_is_re_ranked_and_there_is_no_cosine(loaded, 
 
 def test_json_has_the_scores_at_its_top_level(opened, encoder):
     texts = SENTENCES[:4]
-    out = evaluate(opened, texts, encoder.encode(texts), search()).as_dict()
+    out = evaluate(opened, texts, encoder.encode(texts), search(opened)).as_dict()
     assert {"n", "loss", "perplexity", "exact_match", "bleu", "chrf", "token_f1", "cosine", "quality", "samples"} <= out.keys()
     assert set(out["intervals"]) == {"loss", "exact_match", "bleu", "chrf", "token_f1", "cosine"}
     assert {"by_length", "confidence", "nearest"} <= out.keys() and "pairs" not in out
@@ -76,11 +76,11 @@ def test_json_has_the_scores_at_its_top_level(opened, encoder):
 
 def test_texts_longer_than_the_decoder(loaded, encoder, caplog):
     texts = [SENTENCES[0], "очень длинно " * 40]
-    result = evaluate(loaded, texts, encoder.encode(texts), search(quality="fast"))
+    result = evaluate(loaded, texts, encoder.encode(texts), search(loaded, quality="fast"))
     assert np.isfinite(result.loss) and result.scores.cosine is None and result.confidence == []
     assert "1 texts are longer than the decoder's 47 tokens; only their beginning is scored" in caplog.text
 
 
 def test_no_texts(loaded):
     with pytest.raises(RequestError, match="no texts to evaluate"):
-        evaluate(loaded, [], np.empty((0, DIM), np.float32), search())
+        evaluate(loaded, [], np.empty((0, DIM), np.float32), search(loaded))

@@ -31,12 +31,12 @@ def vectors(encoder):
 
 @pytest.fixture(scope="module")
 def evaluation(opened, vectors):
-    return evaluate(opened, TEXTS, vectors, SEARCH)
+    return evaluate(opened, TEXTS, vectors, fit(opened, SEARCH))
 
 
 @pytest.fixture(scope="module")
 def findings(opened, evaluation, vectors):
-    return audit(opened, evaluation, vectors, SEARCH)
+    return audit(opened, evaluation, vectors, fit(opened, SEARCH))
 
 
 def page_of(checkpoint, evaluation, findings, vectors) -> str:
@@ -93,8 +93,8 @@ def test_the_page_is_whole_and_loads_nothing(opened, evaluation, findings, vecto
 
 
 def test_the_page_without_an_encoder(loaded, vectors):
-    evaluation = evaluate(loaded, TEXTS, vectors, SEARCH)
-    page = page_of(loaded, evaluation, audit(loaded, evaluation, vectors, SEARCH), vectors)
+    evaluation = evaluate(loaded, TEXTS, vectors, fit(loaded, SEARCH))
+    page = page_of(loaded, evaluation, audit(loaded, evaluation, vectors, fit(loaded, SEARCH)), vectors)
     check_page(page)
     assert "Can an attacker tell" not in page
 

@@ -13,7 +13,7 @@ from v2t_cli.core.processes import ALONE
 from v2t_cli.io.resumable import ResumableLines, ResumableVectors, is_resumable
 from v2t_cli.io.signature import EncoderIdentity, Signature
 
-SIGNATURE = Signature(signature={"vectors": "abc", "format": "text"})
+SIGNATURE = Signature(settings={"vectors": "abc", "format": "text"})
 SEVERAL = SimpleNamespace(count=2)
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_run_is_dropped_only_on_request(tmp_path):
 def test_another_run_is_refused_with_the_difference(tmp_path):
     path = tmp_path / "out.txt"
     interrupted(path, 4)
-    other = Signature(signature={**SIGNATURE.signature, "vectors": "def"})
+    other = Signature(settings={**SIGNATURE.settings, "vectors": "def"})
     with pytest.raises(RequestError, match=r"out.txt: .*: vectors .was abc, now def.; --overwrite"), lines(path, resume=True) as out:
         out.begin(10, 3, other)
     with lines(path, resume=True) as out:
@@ -112,14 +112,14 @@ def test_a_damaged_description_of_the_run_is_refused(tmp_path, content):
 def test_another_encoder_is_refused(tmp_path):
     path = tmp_path / "out.txt"
     one, other = (
-        Signature(signature={}, encoder=EncoderIdentity(name=name, dim=2, probe=probe))
+        Signature(settings={}, encoder=EncoderIdentity(name=name, dim=2, probe=probe))
         for name, probe in (("one", [1.0, 0.0]), ("other", [0.0, 1.0]))
     )
     interrupted(path, 1, signature=one)
     with pytest.raises(RequestError, match="'other' does not match that of the run in .*out.txt, 'one'"), lines(path, resume=True) as out:
         out.begin(10, 3, other)
     with pytest.raises(RequestError, match="encoder .was one, now None."), lines(path, resume=True) as out:
-        out.begin(10, 3, Signature(signature={}))
+        out.begin(10, 3, Signature(settings={}))
     with lines(path, resume=True) as out:
         assert len(out.begin(10, 3, one)) == 4
 

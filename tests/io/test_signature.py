@@ -11,7 +11,7 @@ ENCODER = EncoderIdentity(name="labse", revision="r1", dim=2, prompt="query: ", 
 
 def test_a_run_continues_itself():
     for encoder in (ENCODER, None):
-        signature = Signature(signature=SETTINGS, encoder=encoder)
+        signature = Signature(settings=SETTINGS, encoder=encoder)
         stored = Signature.model_validate(json.loads(json.dumps({"size": 7, **signature.model_dump(mode="json")})))
         assert stored.encoder == encoder
         stored.check(signature, "out.txt")
@@ -29,34 +29,32 @@ def test_a_run_continues_itself():
     ],
 )
 def test_differences_are_named(changes, message):
-    before = Signature.model_validate(json.loads(json.dumps(Signature(signature=SETTINGS).model_dump(mode="json"))))
+    before = Signature.model_validate(json.loads(json.dumps(Signature(settings=SETTINGS).model_dump(mode="json"))))
     with pytest.raises(RequestError, match=message):
-        before.check(Signature(signature={**SETTINGS, **changes}), "out.txt")
+        before.check(Signature(settings={**SETTINGS, **changes}), "out.txt")
 
 
 def test_all_differences_are_named_at_once():
     with pytest.raises(RequestError) as caught:
-        Signature(signature=SETTINGS).check(Signature(signature={**SETTINGS, "seed": 2, "texts": "def"}), "out.txt")
+        Signature(settings=SETTINGS).check(Signature(settings={**SETTINGS, "seed": 2, "texts": "def"}), "out.txt")
     assert "seed (was 1, now 2)" in str(caught.value) and "texts (was abc, now def)" in str(caught.value)
 
 
 def test_a_setting_that_is_gone_is_a_difference():
     with pytest.raises(RequestError, match=r"seed \(was 1, now None\)"):
-        Signature(signature=SETTINGS).check(
-            Signature(signature={key: value for key, value in SETTINGS.items() if key != "seed"}), "out.txt"
-        )
+        Signature(settings=SETTINGS).check(Signature(settings={key: value for key, value in SETTINGS.items() if key != "seed"}), "out.txt")
 
 
 def test_the_encoder_must_stay():
     renamed = ENCODER.model_copy(update={"name": "moved", "revision": None})
-    Signature(signature={}, encoder=ENCODER).check(Signature(signature={}, encoder=renamed), "out.txt")
+    Signature(settings={}, encoder=ENCODER).check(Signature(settings={}, encoder=renamed), "out.txt")
     other = ENCODER.model_copy(update={"name": "other", "probe": [0.0, 1.0]})
     with pytest.raises(RequestError, match="encoder 'other' does not match that of the run in out.txt, 'labse' .probe cosine 0.000"):
-        Signature(signature={}, encoder=ENCODER).check(Signature(signature={}, encoder=other), "out.txt")
+        Signature(settings={}, encoder=ENCODER).check(Signature(settings={}, encoder=other), "out.txt")
     with pytest.raises(RequestError, match="encoder .was labse, now None.; --overwrite"):
-        Signature(signature={}, encoder=ENCODER).check(Signature(signature={}), "out.txt")
+        Signature(settings={}, encoder=ENCODER).check(Signature(settings={}), "out.txt")
     with pytest.raises(RequestError, match="encoder .was None, now labse.; --overwrite"):
-        Signature(signature={}).check(Signature(signature={}, encoder=ENCODER), "out.txt")
+        Signature(settings={}).check(Signature(settings={}, encoder=ENCODER), "out.txt")
 
 
 @pytest.mark.parametrize(

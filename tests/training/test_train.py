@@ -328,7 +328,7 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpo
     result = train(config)
     assert "continuing with the adapter" in caplog.text and "may have been trained on" not in caplog.text, "texts and seed are the same"
     assert result.scores.loss == pytest.approx(read_info(checkpoint).held_out.loss, rel=0.3)
-    with pytest.raises(RequestError, match="vectors of 16 numbers, but the encoder makes vectors of 8"):
+    with pytest.raises(RequestError, match="vectors of 16 dimensions, but these have 8"):
         train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
 
 

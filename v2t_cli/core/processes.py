@@ -61,17 +61,17 @@ class Processes:
             raise result
         return result
 
-    def gather_from(self, function: Callable[[], list[T]]) -> list[T]:
-        """Like `gather`, for what the function returns on each process. A V2TError of one process is raised on all."""
+    def on_all(self, function: Callable[[], T]) -> T:
+        """Run the function on every process; each gets its own result. A V2TError of one process is raised on all."""
+        results: list[T] = []
+        refused: list[V2TError] = []
         try:
-            mine: list[Any] = function()
+            results.append(function())
         except V2TError as error:
-            mine = [error]
-        everything = self.gather(mine)
-        for item in everything:
-            if isinstance(item, V2TError):
-                raise item
-        return everything
+            refused.append(error)
+        if refused := self.gather(refused):
+            raise refused[0]
+        return results[0]
 
     def wait(self) -> None:
         """Wait until all processes have made this call."""

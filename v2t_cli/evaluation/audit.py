@@ -12,7 +12,7 @@ import numpy as np
 from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.decoding.decode import decode
-from v2t_cli.decoding.search import FittedSearch, Search, fit
+from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.evaluation.evaluate import Evaluation, Sample
 from v2t_cli.evaluation.metrics import Interval, token_f1, wilson_interval
 from v2t_cli.io.vectors import Block
@@ -85,7 +85,7 @@ def audit(
     checkpoint: Checkpoint,
     evaluation: Evaluation,
     vectors: np.ndarray,
-    search: Search,
+    search: FittedSearch,
     known: Iterable[str] = (),
     seed: int = 0,
     track: Track = silent,
@@ -98,7 +98,7 @@ def audit(
         outcomes=outcomes(pairs),
         recalls=recalls(pairs, known),
         trust=[] if checkpoint.encoder is None else trust(pairs),
-        noise=decode_with_noise(checkpoint, pairs, vectors, fit(checkpoint, search), seed, track),
+        noise=decode_with_noise(checkpoint, pairs, vectors, search, seed, track),
         worst=ranked[:PAIRS],
         median=ranked[middle : middle + PAIRS],
         best=ranked[::-1][:PAIRS],

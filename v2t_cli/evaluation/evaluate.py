@@ -16,7 +16,7 @@ from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.decoding.candidates import Row
 from v2t_cli.decoding.decode import decode
-from v2t_cli.decoding.search import FittedSearch, Search, fit
+from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.evaluation.metrics import Interval, TextScores, ratio_interval, score_texts
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def evaluate(
     checkpoint: Checkpoint,
     texts: list[str],
     vectors: np.ndarray,
-    search: Search,
+    search: FittedSearch,
     samples: int = 20,
     seed: int = 0,
     track: Track = silent,
@@ -103,11 +103,11 @@ def evaluate(
     """
     if not texts:
         raise RequestError("no texts to evaluate")
-    fitted = fit(checkpoint, search)
     # The same everywhere: GPUs with unequal memory would cut unequal blocks.
-    fitted = fitted.model_copy(update={"batch_size": processes.by_main(lambda: fitted.batch_size)})
-    losses, lengths = _divided_losses(checkpoint, texts, vectors, fitted.batch_size, processes)
-    rows, milliseconds = _timed_rows(checkpoint, vectors, fitted, seed, track, processes)
+    size = processes.by_main(lambda: search.batch_size)
+    search = search.model_copy(update={"batch_size": size})
+    losses, lengths = _divided_losses(checkpoint, texts, vectors, size, processes)
+    rows, milliseconds = _timed_rows(checkpoint, vectors, search, seed, track, processes)
     generated = [row.best.text for row in rows]
     cosines = _cosines(checkpoint, rows, vectors, processes)
     pairs = [Sample(*pair) for pair in zip(texts, generated, [None] * len(texts) if cosines is None else cosines.tolist())]
@@ -119,7 +119,7 @@ def evaluate(
         loss_interval=ratio_interval(losses, lengths),
         scores=score_texts(generated, texts, cosines),
         quality=search.quality,
-        strategy=f"{search.strategy}, {search.beams} per vector" + _judged(checkpoint, fitted),
+        strategy=f"{search.strategy}, {search.beams} per vector" + _judged(checkpoint, search),
         milliseconds=milliseconds,
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, generated, texts, cosines),

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
@@ -46,15 +46,17 @@ class EncoderIdentity(BaseModel):
 class Signature(BaseModel):
     """What must stay the same while a run is interrupted and resumed.
 
-    signature: settings, as JSON has them. encoder: None for a run without one.
+    settings: as JSON has them; files call them "signature". encoder: None for a run without one.
     """
 
-    signature: dict[str, Any]
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    settings: dict[str, Any] = Field(alias="signature")
     encoder: EncoderIdentity | None = None
 
     def check(self, now: Signature, where: str) -> None:
         """Raise RequestError, with the differences, unless `now` continues the run of this signature."""
-        before, after = (flat(json.loads(json.dumps(it.signature))) for it in (self, now))  # as they come back from a file
+        before, after = (flat(json.loads(json.dumps(it.settings))) for it in (self, now))  # as they come back from a file
         if not (self.encoder and now.encoder):
             before, after = ({**it, "encoder": run.encoder and run.encoder.name} for it, run in ((before, self), (after, now)))
         if changed := [key for key in after | before if before.get(key) != after.get(key)]:

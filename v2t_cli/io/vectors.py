@@ -97,7 +97,7 @@ class VectorReader:
         def mine() -> list[bytes]:
             return [hashlib.sha256(vectors.data).digest() for _, vectors in self.blocks(processes.split(self.chunks()))]
 
-        digests: list[bytes] = processes.gather_from(mine)
+        digests = processes.gather(processes.on_all(mine))
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def read(self) -> np.ndarray:

@@ -42,7 +42,7 @@ def decode_file(
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
         resumable = is_resumable(vectors, output, processes, resume, overwrite)
-        reader = stack.enter_context(open_vectors(vectors))
+        reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors)))
         digest = reader.digest(processes)  # reads, and so checks, all values before the work begins
         check_width(read_info(checkpoint), reader.dim, reader.name)  # before a model is loaded in vain
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if search.rerank else "none")
@@ -51,7 +51,7 @@ def decode_file(
         if resumable:
             parts = stack.enter_context(ResumableLines(output, processes, resume, overwrite))
             settings = {"vectors": digest[:12], "format": form, "seed": config.seed, **search_settings(opened, fitted)}
-            signature = Signature(signature=settings, encoder=opened.encoder.identity if opened.encoder else None)
+            signature = Signature(settings=settings, encoder=opened.encoder.identity if opened.encoder else None)
             blocks = parts.begin(reader.rows, size, signature, header(form))
             out: ResumableLines | _Stream = parts
         else:

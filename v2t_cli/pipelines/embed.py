@@ -60,7 +60,7 @@ def embed_file(
 def _embed_in_parts(parts: ResumableVectors, texts: str, found: Fingerprint, encoder: Encoder, processes: Processes) -> int | None:
     """Embed what is missing. Returns the number of rows of the file; None if it was complete already."""
     settings = {"texts": found.sha256[:12], **encoder.identity.model_dump(include={"prompt", "normalize"})}
-    blocks = parts.begin(found.lines, CHUNK_TEXTS, Signature(signature=settings, encoder=encoder.identity))
+    blocks = parts.begin(found.lines, CHUNK_TEXTS, Signature(settings=settings, encoder=encoder.identity))
     with console.progress_bar("embedding", sum(map(len, blocks))) as advance:
         for vectors, block in zip(embed_chunks(encoder, read_blocks(texts, blocks), processes), blocks):
             if len(vectors) != len(block):

@@ -44,11 +44,12 @@ def evaluate_files(
 
     Raises RequestError for files, checkpoints, encoders and settings that do not fit together.
     """
-    search, track = resolve_search(config.decode), console.progress_bar
+    wanted, track = resolve_search(config.decode), console.progress_bar  # refuses wrong settings before anything is loaded
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
         page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if vectors else "required")
+        search = fit(opened, wanted)
         lines = list(read_lines(texts)) if texts else opened.held_out()
         rows = _vectors(opened, lines, vectors, processes)
         known = None if train_texts is None else list(read_lines(train_texts))
@@ -61,7 +62,7 @@ def evaluate_files(
         if page:
             words = set(known or []) - set(lines)
             findings = audit(opened, result, rows, search, words, config.seed, track)
-            facts = report_facts(result, rows, opened.folder, opened.info, fit(opened, search).max_new_tokens)
+            facts = report_facts(result, rows, opened.folder, opened.info, search.max_new_tokens)
             page.write(html_report(result, findings, facts).encode())
     if page:
         console.log.info(f"{report}: written")

@@ -169,7 +169,7 @@ def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: 
     assert encoder is not None  # there is one if there are no vectors from elsewhere
     identity = encoder.identity
     name = f"{corpus.sha256} {identity.name} {identity.prompt} {identity.normalize}"
-    signature = Signature(signature={"texts": corpus.sha256, **identity.model_dump(include={"prompt", "normalize"})}, encoder=identity)
+    signature = Signature(settings={"texts": corpus.sha256, **identity.model_dump(include={"prompt", "normalize"})}, encoder=identity)
     path = cache_folder(config.cache) / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
     # The lock lets several runs, and the processes of one, embed the same texts only once.
     with FileLock(path.with_suffix(".lock")):

@@ -105,7 +105,7 @@ def open_accelerator(config: Config) -> Accelerator:
 def _open_progress(stage: Stage, signature: Signature, resume: bool) -> state.Progress:
     """The beginning of a stage, or how far it was when it stopped, if it is the same one."""
     if not resume:
-        return state.Progress(run=stage.number, **dict(signature))
+        return state.Progress(stage=stage.number, **dict(signature))
     progress = state.read_progress(Path(stage.config.output))
     progress.check(signature, stage.config.output)
     return progress
@@ -118,7 +118,7 @@ def _signature(request: Config, corpus: Corpus, identity: EncoderIdentity | None
         parts = statistics(corpus_vectors(request.data, corpus, None), corpus.train.rows)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
     decoder, settings = request.decoder, request.train
-    signature = {
+    values = {
         "data.min_chars": request.data.min_chars,
         "data.max_chars": request.data.max_chars,
         "texts": corpus.sha256[:12],
@@ -133,7 +133,7 @@ def _signature(request: Config, corpus: Corpus, identity: EncoderIdentity | None
         **{key: getattr(settings, key) for key in ("weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
         "correction": settings.correction.model_dump(exclude={"epochs", "max_minutes"}) if settings.correction else None,
     }
-    return Signature(signature=signature, encoder=identity)
+    return Signature(settings=values, encoder=identity)
 
 
 def _open_decoder(config: Config, corpus: Corpus) -> tuple[Any, Any]:
@@ -155,9 +155,7 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     if config.decoder.scratch is None and is_checkpoint(folder):
         info = read_info(folder)
         if info.dim != vectors.shape[1]:
-            raise RequestError(
-                f"decoder '{folder}': reads vectors of {info.dim} numbers, but the encoder makes vectors of {vectors.shape[1]}"
-            )
+            raise RequestError(f"decoder '{folder}': reads vectors of {info.dim} dimensions, but these have {vectors.shape[1]}")
         if info.encoder and identity:
             info.encoder.check(identity, f"the checkpoint {folder}")
         if (info.adapter.kind, info.adapter.tokens) == (config.adapter.kind, config.adapter.tokens):
@@ -225,7 +223,7 @@ def _restore(trainer: Trainer, resume: bool) -> None:
     if resume:
         state.load_state(accelerator, output)
         if accelerator.is_main_process:
-            History(output).go_back(progress.run, progress.step)
+            History(output).go_back(progress.stage, progress.step)
         log.info(f"resumed at step {progress.step:,}, after {progress.seconds / 60:.1f} minutes of training")
     elif accelerator.is_main_process and base != output:
         if base is None:

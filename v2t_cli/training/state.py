@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import replacing
@@ -19,11 +21,11 @@ PROGRESS = "progress.json"
 class Progress(Signature):
     """How far a run is, besides what must stay the same when it resumes.
 
-    run: the stage, 1 trains the inverter, 2 its correction; step: optimizer steps; seconds: of training; length: steps and
-    minutes of the whole stage; schedule_start: as in Schedule.
+    stage: 1 trains the inverter, 2 its correction; the file calls it "run". step: optimizer steps; seconds: of training; length:
+    steps and minutes of the whole stage; schedule_start: as in Schedule.
     """
 
-    run: int = 1
+    stage: int = Field(1, alias="run")
     step: int = 0
     seconds: float = 0.0
     length: tuple[int, float | None] | None = None
@@ -46,7 +48,7 @@ def save_state(accelerator: Any, output: Path, progress: Progress, same: bool = 
 
     same: whether this step's state was saved already, so that only the progress, such as the seconds, is new.
     """
-    final = output / RESUME / f"run{progress.run}-step-{progress.step:09d}"
+    final = output / RESUME / f"run{progress.stage}-step-{progress.step:09d}"
     if same:
         if accelerator.is_main_process:
             with replacing(final / PROGRESS) as stream:
