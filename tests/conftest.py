@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import DIM, SENTENCES, build_decoder, build_labse, inverter, tiny_config
+from tiny import DIM, SENTENCES, build_decoder, build_labse, tiny_config
 from typer.testing import CliRunner
 
 from v2t_cli.cli import app
 from v2t_cli.core.config import EncoderConfig
-from v2t_cli.models.adapters import ADAPTERS
 from v2t_cli.models.checkpoint import Checkpoint, load_checkpoint
 from v2t_cli.models.encoder import Encoder, open_encoder
 
@@ -68,14 +67,6 @@ def decoder(request, tmp_path_factory) -> Path:
     return build_decoder(tmp_path_factory.mktemp(request.param), request.param)
 
 
-@pytest.fixture
-def corrector(decoder):
-    model, tokenizer = inverter(decoder, tokens=2)
-    torch.manual_seed(2)
-    model.difference = ADAPTERS["linear"](DIM, model.lm.config.hidden_size, 2)
-    return model.eval(), tokenizer
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, labse, texts_file) -> Path:
     """A trained checkpoint of a tiny GPT-2 from scratch on the tiny LaBSE."""
@@ -103,19 +94,6 @@ def loaded(checkpoint) -> Checkpoint:
 def opened(loaded, encoder) -> Checkpoint:
     """The trained checkpoint, opened with its encoder. For tests that change nothing in it."""
     return replace(loaded, encoder=encoder)
-
-
-@pytest.fixture(scope="session")
-def correcting(checkpoint, tmp_path_factory, labse, texts_file) -> Path:
-    """The trained checkpoint, taught to correct."""
-    from v2t_cli.training.train import train
-
-    output = tmp_path_factory.mktemp("correcting") / "checkpoint"
-    rates = ("train.learning_rate=3e-3", "train.adapter_learning_rate=1e-3")
-    correction = "train.correction={texts: 0.3, hypotheses: 4, epochs: 10}"
-    start = ("train.epochs=0", "decoder.scratch=null", f"decoder.model={checkpoint}", "data.source=written for the tests")
-    train(tiny_config(texts_file, labse, output, correction, *start, *rates))
-    return output
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import open_encoder
+from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.metadata import read_info
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -43,7 +44,7 @@ def test_rotary_positions_keep_their_precision(checkpoint, tmp_path):
     from v2t_cli.models.checkpoint import save_checkpoint
 
     model, tokenizer = inverter(build_decoder(tmp_path / "llama", "llama"))
-    save_checkpoint(tmp_path / "out", model, tokenizer, read_info(checkpoint), [])
+    save_checkpoint(tmp_path / "out", model, tokenizer, read_info(checkpoint), [], Lexicon([], [], []))
     lm = load_checkpoint(tmp_path / "out", torch.device("cuda")).inverter.lm
     assert lm.dtype.itemsize == 2 and lm.model.rotary_emb.inv_freq.dtype == torch.float32
 

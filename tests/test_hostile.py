@@ -261,14 +261,13 @@ def test_configurations_that_are_refused(v2t, tmp_path, case):
 def every_key():
     for name, value in Config().model_dump().items():
         if isinstance(value, dict):
-            yield from (f"{name}.{key}" for key in value if f"{name}.{key}" not in ("decoder.scratch", "train.correction"))
+            yield from (f"{name}.{key}" for key in value if f"{name}.{key}" != "decoder.scratch")
         else:
             yield name
     yield from (f"decoder.scratch.{key}" for key in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size"))
-    yield from (f"train.correction.{key}" for key in ("texts", "hypotheses", "epochs", "max_minutes", "learning_rate"))
 
 
-@pytest.mark.parametrize("key", [*every_key(), "decoder.scratch", "train.correction"])
+@pytest.mark.parametrize("key", [*every_key(), "decoder.scratch"])
 def test_every_key_refuses_another_type(v2t, tmp_path, key):
     result = v2t("train", "--set", f"{key}={'3' if key == 'train.trackers' else '[3, x]'}")
     assert_refused(result, set(tmp_path.iterdir()), f"{key}: ")
@@ -276,10 +275,11 @@ def test_every_key_refuses_another_type(v2t, tmp_path, key):
 
 OUT_OF_RANGE = [
     *("seed=-1", "seed=4294967296", "encoder.batch_size=0", "adapter.tokens=0", "data.min_chars=-1", "data.max_chars=0"),
-    *("data.held_out=1", "data.held_out=-0.1", "train.epochs=-1", "train.epochs=.nan", "train.max_minutes=0", "train.batch_size=0"),
+    *("data.held_out=1", "data.held_out=-0.1", "train.epochs=0", "train.epochs=.nan", "train.max_minutes=0", "train.batch_size=0"),
     *("train.gradient_accumulation=0", "train.learning_rate=0", "train.learning_rate=1e999", "train.weight_decay=-1", "train.dropout=1"),
     *("train.warmup=1", "train.max_grad_norm=0", "train.precision=int8", "train.eval_steps=0", "train.save_steps=0", "train.samples=-1"),
     *("decode.quality=good", "decode.strategy=guess", "decode.beams=0", "decode.logprob_weight=-1", "decode.rounds=-1", "decode.width=0"),
+    *("decode.edits=-1", "decode.lexicon=-1", "decode.encoder_calls=-1"),
     *("decode.until_cosine=2", "decode.candidates=0", "decode.temperature=0", "decode.top_p=0", "decode.top_k=-1"),
     *("decode.max_new_tokens=0", "decode.batch_size=0", "decode.batch_size=many", "decode.precision=int4", "eval.samples=-1"),
 ]

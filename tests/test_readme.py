@@ -51,7 +51,6 @@ def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedPro
     environment = {
         **os.environ,
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "XDG_CACHE_HOME": str(folder / "cache"),
         **variables,
     }
     command = ["bash", "-o", "pipefail", "-c", script]

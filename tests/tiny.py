@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from v2t_cli.core.config import Config, DecoderConfig, load_config
 from v2t_cli.models.adapters import ADAPTERS
-from v2t_cli.models.inverter import Hypotheses, Inverter
+from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import load_lm, pad, tokenize
 
 ROOT = Path(__file__).parent.parent
@@ -86,7 +86,6 @@ def build_decoder(folder: Path, architecture: str, end_token: bool = True) -> Pa
 
 
 TEXTS = ["Привет!", "Где лодка?", "Я бы поехал автобусом."]
-WRONG = ["Привет, ты", "Где?", "Я бы ехал"]
 
 
 def inverter(decoder, kind="linear", tokens=1) -> tuple[Inverter, object]:
@@ -101,12 +100,6 @@ def token_batch(tokenizer, texts=TEXTS):
     ids, lengths = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"))
     torch.manual_seed(1)
     return torch.randn(len(texts), DIM), ids, lengths
-
-
-def hypotheses(tokenizer, texts) -> Hypotheses:
-    torch.manual_seed(3)
-    read = pad(tokenize(tokenizer, texts), tokenizer.pad_token_id, torch.device("cpu"), left=True)
-    return Hypotheses(torch.randn(len(texts), DIM), *read)
 
 
 def tiny_config(texts: Path, encoder: Path | str, output: Path, *sets: str) -> Config:
@@ -144,6 +137,9 @@ class Counting:
     def encode(self, texts):
         self.texts += texts
         return self.encoder.encode(texts)
+
+    def count_truncated(self, texts):
+        return self.encoder.count_truncated(texts)
 
 
 class StopAt:

@@ -66,8 +66,7 @@ def main() -> None:
 def finished(folder: Path) -> bool:
     if not (folder / "v2t.json").exists():
         return False
-    info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))
-    return all(run["finished"] for run in (info["training"], info.get("correction")) if run)
+    return json.loads((folder / "v2t.json").read_text(encoding="utf-8"))["training"]["finished"]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.device import pick_device
 from v2t_cli.io.texts import fingerprint, read_lines
 from v2t_cli.models.encoder import embed_all, open_encoder
-from v2t_cli.training.dataset import cache_folder
+from v2t_cli.models.vector_cache import cache_folder
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "ru-mini"
 

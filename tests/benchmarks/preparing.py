@@ -16,7 +16,6 @@ from v2t_cli.models.encoder import open_encoder
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.dataset import corpus_vectors, read_corpus
 from v2t_cli.training.prepare import prepare
-from v2t_cli.training.trainer import Stage
 
 
 def run(settings: Settings) -> None:
@@ -67,7 +66,7 @@ def measured(folder: Path) -> dict[str, float]:
     """Seconds, and the most and the last bytes of anonymous memory beyond that of a process that has imported everything."""
     config = _config(folder)
     with watched_memory() as memory:
-        seconds, _ = timed(lambda: prepare(Stage(config, config), Callbacks(), False))
+        seconds, _ = timed(lambda: prepare(config, Callbacks(), False))
         return {"seconds": seconds, "kept": memory.now(), "peak": memory.peak}
 
 

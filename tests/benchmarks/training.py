@@ -13,7 +13,7 @@ from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show,
 from v2t_cli.core.config import load_config
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.prepare import prepare
-from v2t_cli.training.trainer import Stage, Trainer
+from v2t_cli.training.trainer import Trainer
 
 BATCH = 128
 
@@ -72,17 +72,16 @@ def prepared_run(settings: Settings, folder: Path) -> Trainer:
         f"train.batch_size={BATCH}",
         f"train.precision={'no' if settings.device.type == 'cpu' else 'auto'}",
     ]
-    config = load_config(None, sets)
-    return prepare(Stage(config, config), Callbacks(), False)
+    return prepare(load_config(None, sets), Callbacks(), False)
 
 
 def _compare(settings: Settings, prepared: Trainer) -> None:
     steps = settings.size(20, 2)
     fewer = max(1, steps // 4)  # the original's are slow
     split = prepared.data.corpus.train
-    longest = int(prepared.data.examples[0].lengths.max())
+    longest = int(prepared.data.examples.lengths.max())
     held = split.rows[:20_000]  # as Python lists, which take 16 kB a text
-    original = Original(split.texts[: len(held)], prepared.data.examples[0].vectors[held].tolist(), longest, settings.device)
+    original = Original(split.texts[: len(held)], prepared.data.examples.vectors[held].tolist(), longest, settings.device)
     trained = 0
 
     def ours() -> None:

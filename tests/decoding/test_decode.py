@@ -139,10 +139,10 @@ def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
     expected = [row.best.text for row in decoded(loaded, target)]
     real = type(loaded.inverter).prefix
 
-    def short_of_memory(self, vectors, hypotheses=None):
+    def short_of_memory(self, vectors):
         if len(vectors) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(self, vectors, hypotheses)
+        return real(self, vectors)
 
     monkeypatch.setattr(type(loaded.inverter), "prefix", short_of_memory)
     assert [row.best.text for row in decoded(loaded, target, batch_size=12)] == expected
@@ -169,13 +169,14 @@ def test_another_width_is_refused_with_both_numbers(loaded):
     check_width(loaded.info, DIM, "v.npy")
 
 
-def test_the_signature_holds_what_the_texts_depend_on(opened, loaded, correcting):
+def test_the_signature_holds_what_the_texts_depend_on(opened, loaded, tmp_path):
+    (tmp_path / "v2t.json").write_text("{}")
     one = search_settings(opened, search(opened, quality="best"))
     assert one == search_settings(opened, search(opened, quality="best", batch_size=3)), "not the batch size"
     others = (
         search_settings(opened, search(opened, quality="best", beams=5)),
         search_settings(loaded, search(loaded, quality="best")),
-        search_settings(replace(opened, folder=correcting), search(opened, quality="best")),
+        search_settings(replace(opened, folder=tmp_path), search(opened, quality="best")),
     )
     assert all(other != one for other in others)
 

@@ -1,12 +1,25 @@
+import itertools
+import random
+import re
+
 import pytest
 
-from v2t_cli.decoding.edits import Span, apply, borrow, borrowings, disjoint, endings, last_letters, rearrangements
+from v2t_cli.decoding.edits import FLIP, Edit, Parsed, Span, apply, disjoint, edit, together
 
 TEXT = "Мама купила хлеб."
+ODD = ["", " ", "!", "🙂", "Да", "ёж", "1 2 3", "— Что?", "— Что? — Ничего…", "a  b", " а, б ", "Ёж\u2028пьёт\tчай", "МАМА!", "a-b 'c' (d)"]
+
+
+def every_edit(text: str, *words: str) -> list[Edit]:
+    parsed = Parsed(text)
+    insertions = [it for word in words for it in parsed.insertions(word)]
+    replacements = [parsed.replacement(number, word) for number in range(len(parsed)) for word in words]
+    orders = [*parsed.swaps(neighbours=False), *parsed.moves(), *parsed.block_moves()]
+    return [*parsed.cases(), *insertions, *replacements, *parsed.deletions(), *parsed.marks(["", ".", "?!"]), *orders]
 
 
 @pytest.mark.parametrize(
-    ("edit", "text"),
+    ("spans", "text"),
     [
         ([], TEXT),
         ([Span(5, 11, "съела")], "Мама съела хлеб."),
@@ -15,70 +28,156 @@ TEXT = "Мама купила хлеб."
         ([Span(16, 17, "?"), Span(0, 4, "папа")], "Папа купила хлеб?"),
         ([Span(4, 11, "")], "Мама хлеб."),
         ([Span(4, 5, "   ")], TEXT),
+        ([Span(0, 17, "")], ""),
+        ([Span(0, 4, "5")], "5 купила хлеб."),
     ],
 )
-def test_apply(edit, text):
-    assert apply(TEXT, tuple(edit)) == text
+def test_apply(spans, text):
+    assert apply(TEXT, edit(*spans)) == text
 
 
 def test_a_small_first_letter_stays_small():
-    assert apply("мама купила хлеб", (Span(0, 5, ""),)) == "купила хлеб"
+    assert apply("мама купила хлеб", edit(Span(0, 5, ""))) == "купила хлеб"
+    assert apply("iPhone дома", edit(Span(0, 6, "Телефон"))) == "Телефон дома", "a capital that an edit brings is kept"
 
 
-def test_edits_that_touch_are_not_made_at_once():
-    assert disjoint((Span(0, 4, "a"),), (Span(5, 6, "b"),))
-    assert not disjoint((Span(0, 4, "a"),), (Span(4, 6, "b"),))
-    assert not disjoint((Span(7, 9, ""), Span(0, 4, "a")), (Span(2, 3, "b"),))
+@pytest.mark.parametrize(
+    ("text", "flipped"),
+    [
+        *[(TEXT, "мама купила хлеб."), ("мама купила хлеб.", TEXT), ("— Что?", "— что?"), ("Я", "я"), ("МАМА!", "мАМА!")],
+        *[("5 котов", "5 котов"), ("", ""), ("🙂", "🙂"), ("!", "!")],
+    ],
+)
+def test_the_first_letter_changes_its_case(text, flipped):
+    assert apply(text, FLIP) == flipped
+    assert apply(apply(text, FLIP), FLIP) == text
 
 
-def test_rearrangements():
-    texts = {apply(TEXT, edit) for edit in rearrangements(TEXT)}
-    assert texts == {
-        *("Купила хлеб.", "Мама хлеб.", "Мама купила.", "Мама купила хлеб"),  # deleted
-        *("Купила мама хлеб.", "Хлеб купила мама.", "Мама хлеб купила."),  # swapped
-        *("Купила хлеб мама.", "Хлеб мама купила."),  # moved
-    }
+def test_a_flip_is_made_after_the_other_edits():
+    first = edit(Span(0, 5, ""))
+    assert disjoint(FLIP, first) and not disjoint(FLIP, FLIP)
+    assert apply(TEXT, together([first, FLIP])) == "купила хлеб."
+    assert apply("мама купила хлеб.", together([FLIP, edit(Span(0, 4, "папа"))])) == "Папа купила хлеб."
 
 
-def test_borrowings():
-    texts = {apply(TEXT, edit) for edit in borrowings(TEXT, ["вчера", "?"])}
-    assert texts == {
-        *("Вчера купила хлеб.", "Мама вчера хлеб.", "Мама купила вчера."),  # in place of another
-        *("Вчера мама купила хлеб.", "Мама вчера купила хлеб.", "Мама купила вчера хлеб.", "Мама купила хлеб вчера."),
-        *("Мама купила хлеб?", "Мама? купила хлеб.", "Мама купила? хлеб.", "Мама купила хлеб?."),
-    }
+def test_spans_that_touch_may_be_combined_those_that_overlap_not():
+    word, blank, inside, behind = Span(0, 4, "Папа"), Span(4, 5, ", "), Span(2, 3, "й"), Span(4, 4, " наша")
+    assert disjoint(edit(word), edit(Span(5, 6, "К")))
+    assert disjoint(edit(word), edit(blank)) and disjoint(edit(behind), edit(word)) and disjoint(edit(behind), edit(blank))
+    assert apply(TEXT, together([edit(blank), edit(word), edit(behind)])) == "Папа наша, купила хлеб."
+    assert not disjoint(edit(word), edit(inside)) and not disjoint(edit(inside), edit(word))
+    assert not disjoint(edit(word), edit(Span(2, 2, "й"))), "not even an insertion into what is replaced"
+    assert not disjoint(edit(Span(7, 9, ""), word), edit(inside))
+    assert disjoint(edit(Span(5, 5, "не ")), edit(Span(5, 5, "уже "))), "two words at one place, in either order"
 
 
-@pytest.mark.parametrize("text", ["", " ", "!", "Да", "ёж", "1 2 3", "— Что? — Ничего…", "a  b"])
-def test_edits_of_odd_texts(text):
-    for edit in (*rearrangements(text), *borrowings(text, ["слово", "!"])):
-        assert all(0 <= span.start <= span.stop <= len(text) for span in edit)
-        assert all(disjoint((a,), (b,)) for i, a in enumerate(edit) for b in edit[:i])
-        assert apply(text, edit) == apply(text, edit).strip()
+def test_what_is_disjoint_can_be_made_one_after_the_other():
+    draw = random.Random(0)
+    edits = every_edit("Он, кажется, ел суп!", "слово")
+    pairs = [pair for pair in (draw.choices(edits, k=2) for _ in range(3000)) if disjoint(*pair) and not set(pair) & {FLIP}]
+    assert len(pairs) > 300
+    for one, two in pairs:
+        both = together([one, two])
+        assert sorted(both.spans) == sorted((*one.spans, *two.spans)) and not both.flip
+        assert apply("Он, кажется, ел суп!", both) == apply("Он, кажется, ел суп!", together([two, one]))
+
+
+def test_words_look_as_they_do_inside_a_sentence():
+    assert Parsed("— Мама, США и Я: iPhone").words == ["мама", "США", "и", "Я", "iPhone"]
+    assert Parsed("США и мы").words == ["США", "и", "мы"] and Parsed("Я сам").words == ["я", "сам"]
+    assert [len(Parsed(text)) for text in ("", "🙂", TEXT)] == [0, 0, 3]
+    assert [Parsed(text).end for text in ("", "🙂", TEXT, "Что?!", "да")] == ["", "🙂", ".", "?!", ""]
+
+
+def texts_of(edits, text=TEXT) -> list[str]:
+    return [apply(text, it) for it in edits]
+
+
+def test_replacements_insertions_and_deletions():
+    parsed = Parsed(TEXT)
+    assert texts_of(parsed.replacement(number, "он") for number in range(3)) == ["Он купила хлеб.", "Мама он хлеб.", "Мама купила он."]
+    assert texts_of(parsed.insertions("вчера")) == [
+        *("Вчера мама купила хлеб.", "Мама вчера купила хлеб.", "Мама купила вчера хлеб.", "Мама купила хлеб вчера.")
+    ]
+    assert texts_of(parsed.deletions()) == ["Купила хлеб.", "Мама хлеб.", "Мама купила."]
+    assert texts_of(Parsed("Я, мама и папа").insertions("не"), "Я, мама и папа")[:2] == ["Не я, мама и папа", "Я, не мама и папа"]
+    assert texts_of(Parsed("?").insertions("что"), "?") == ["что ?"] and not Parsed("?").deletions()
+
+
+def test_marks():
+    text = "Да, он ел, пил и спал?"
+    assert texts_of(Parsed(text).marks(["?", ".", "?!"]), text) == [
+        *("Да, он ел, пил и спал.", "Да, он ел, пил и спал?!"),  # other ends
+        *(
+            "Да он ел, пил и спал?",
+            "Да,он ел, пил и спал?",
+            "Да, он ел пил и спал?",
+            "Да, он ел,пил и спал?",
+        ),  # without a mark, or its blank
+        *("Да, он, ел, пил и спал?", "Да, он ел, пил, и спал?", "Да, он ел, пил и, спал?"),  # with one more
+    ]
+    assert texts_of(Parsed("🙂").marks(["", "!"]), "🙂") == ["", "!"], "a text without words is all end"
+    assert texts_of(Parsed("").marks(["", "!"]), "") == ["!"]
+
+
+def test_cases():
+    text = "— Да, Иван ел СУП 5 раз"
+    assert texts_of(Parsed(text).cases(), text) == [
+        *("— да, Иван ел СУП 5 раз", "— Да, иван ел СУП 5 раз", "— Да, Иван Ел СУП 5 раз", "— Да, Иван ел сУП 5 раз"),
+        *(text, "— Да, Иван ел СУП 5 Раз"),
+    ]
+    assert list(Parsed("🙂").cases()) == [FLIP]
+
+
+def test_order():
+    parsed = Parsed(TEXT)
+    assert texts_of(parsed.swaps(neighbours=True)) == ["Купила мама хлеб.", "Мама хлеб купила."]
+    assert texts_of(parsed.swaps(neighbours=False)) == ["Купила мама хлеб.", "Хлеб купила мама.", "Мама хлеб купила."]
+    assert texts_of(parsed.moves()) == ["Купила хлеб мама.", "Хлеб мама купила."]
+
+
+def moved(words: list[str], sizes: range) -> set[str]:
+    """Every text that comes of moving so many neighbouring words elsewhere."""
+    out = set()
+    for size, start in itertools.product(sizes, range(len(words))):
+        block, rest = words[start : start + size], words[:start] + words[start + size :]
+        if len(block) == size:
+            out |= {" ".join(rest[:place] + block + rest[place:]) for place in range(len(rest) + 1)}
+    return out - {" ".join(words)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
+def test_every_word_and_every_block_moves_to_every_place(count):
+    words = ["один", "два", "три", "четыре", "пять", "шесть", "семь"][:count]
+    text = " ".join(words)
+    parsed = Parsed(text)
+    assert {*texts_of(parsed.moves(), text), *texts_of(parsed.swaps(neighbours=True), text)} == moved(words, range(1, 2))
+    assert set(texts_of(parsed.block_moves(), text)) == moved(words, range(2, 5))
+
+
+def test_marks_keep_their_places_when_blocks_move():
+    text = "— Один, два три: «четыре» пять!.."
+    found = texts_of(Parsed(text).block_moves(), text)
+    assert "— Два, три один: «четыре» пять!.." in found and "— Четыре, пять один: «два» три!.." in found
+    assert {re.sub(r"\w+", "w", it) for it in found} == {"— w, w w: «w» w!.."}
+    assert {tuple(sorted(re.findall(r"\w+", it.lower()))) for it in found} == {tuple(sorted(re.findall(r"\w+", text.lower())))}
 
 
 def test_a_sentence_may_start_behind_a_mark():
-    assert apply("— Мама пришла.", (Span(1, 6, ""),)) == "— Пришла."
-    assert "— Пришла мама." in {apply("— Мама пришла.", edit) for edit in rearrangements("— Мама пришла.")}
+    text = "— Мама пришла."
+    assert texts_of(Parsed(text).deletions(), text) == ["— Пришла.", "— Мама."]
+    assert texts_of(Parsed(text).swaps(neighbours=True), text) == ["— Пришла мама."]
+    assert texts_of(Parsed(text).insertions("а"), text)[0] == "— А мама пришла."
+
+
+@pytest.mark.parametrize("text", [*ODD, TEXT])
+def test_spans_are_disjoint_and_inside_the_text(text):
+    for change in every_edit(text, "слово", "!"):
+        assert all(0 <= start <= stop <= len(text) for start, stop, _ in change.spans)
+        assert all(disjoint(edit(a), edit(b)) for a, b in itertools.combinations(change.spans, 2))
+        edited = apply(text, change)
+        assert edited == edited.strip() and "  " not in edited and edited.isprintable()
 
 
 def test_control_characters_become_single_blanks():
-    assert apply(TEXT, (Span(4, 5, "\t\x00\n"),)) == TEXT
-
-
-def test_borrowed_words_are_those_that_the_text_lacks():
-    assert borrow(TEXT, ["Папа купил хлеб!", "Мама купила МОЛОКО, папа."], 10) == ["папа", "купил", "!", "МОЛОКО", ","]
-    assert borrow(TEXT, ["Папа купил хлеб!"], 1) == ["папа"]
-
-
-def test_endings():
-    assert {apply("Он съел суп.", edit) for edit in endings("Он съел суп.", "ла")} == {
-        *("Он съе суп.", "Он съелл суп.", "Он съела суп.", "Он съеа суп."),
-        *("Он съел су.", "Он съел супл.", "Он съел сул.", "Он съел супа.", "Он съел суа."),
-    }
-    assert not list(endings("Я и ты", "а")), "short words have no endings"
-
-
-def test_last_letters():
-    assert last_letters(["Мама купила хлеб.", "Папа ел суп."], 2) == ["а", "б"]
-    assert last_letters([], 3) == []
+    assert apply(TEXT, edit(Span(4, 5, "\t\x00\n"))) == TEXT

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny import DIM, WRONG, hypotheses, inverter, token_batch
+from tiny import DIM, inverter, token_batch
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.generate import Reader, _draw, _most_probable, _search, generate
@@ -18,25 +18,27 @@ def settings(**keys):
     return resolve_search(DecodeConfig(**{"quality": "fast", "max_new_tokens": 12, **keys}))
 
 
-def test_greedy_is_that_of_transformers(corrector):
-    """Token by token, also behind hypotheses, which are padded."""
-    model, tokenizer = corrector
+def by_transformers(model, vectors, **arguments):
+    prefix = model.prefix(vectors)
+    return model.lm.generate(inputs_embeds=prefix, attention_mask=torch.ones(prefix.shape[:2]), do_sample=False, **arguments)
+
+
+def test_greedy_is_that_of_transformers(decoder):
+    """Token by token."""
+    model, tokenizer = inverter(decoder, tokens=2)
     vectors, _, _ = token_batch(tokenizer)
-    for read in (None, hypotheses(tokenizer, WRONG)):
-        prefix, mask = model.prefix(vectors, read)
-        expected = model.lm.generate(inputs_embeds=prefix, attention_mask=mask, max_new_tokens=12, do_sample=False).tolist()
-        for (written,), row in zip(generate(model, tokenizer, vectors, settings(), read), expected):
-            assert written.ids == row[: len(written.ids)]
-            assert len(written.ids) == 12 or written.ids[-1] == tokenizer.eos_token_id
+    expected = by_transformers(model, vectors, max_new_tokens=12).tolist()
+    for (written,), row in zip(generate(model, tokenizer, vectors, settings()), expected):
+        assert written.ids == row[: len(written.ids)]
+        assert len(written.ids) == 12 or written.ids[-1] == tokenizer.eos_token_id
 
 
 def test_the_most_probable_beam_is_that_of_transformers(decoder):
     """Where no text ends before the limit the two searches are the same."""
     model, tokenizer = inverter(decoder)
     vectors, _, _ = token_batch(tokenizer)
-    prefix, mask = model.prefix(vectors)
-    arguments = {"max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.0, "do_sample": False}
-    expected = model.lm.generate(inputs_embeds=prefix, attention_mask=mask, **arguments).view(len(vectors), 4, -1).tolist()
+    arguments = {"max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.0}
+    expected = by_transformers(model, vectors, **arguments).view(len(vectors), 4, -1).tolist()
     found = generate(model, tokenizer, vectors, settings(strategy="beam", beams=4, max_new_tokens=8))
     ended = [any(tokenizer.eos_token_id in ids for ids in beam) for beam in expected]
     assert not all(ended)
@@ -44,27 +46,23 @@ def test_the_most_probable_beam_is_that_of_transformers(decoder):
         assert [it.ids for it in written] == beam
 
 
-@pytest.mark.parametrize("corrects", [False, True])
-def test_texts_are_the_same_without_a_cache(corrector, monkeypatch, corrects):
-    model, tokenizer = corrector
+def test_texts_are_the_same_without_a_cache(decoder, monkeypatch):
+    model, tokenizer = inverter(decoder, tokens=2)
     vectors, _, _ = token_batch(tokenizer)
-    read = hypotheses(tokenizer, WRONG) if corrects else None
     search = settings(strategy="beam", beams=5)
-    with_cache = generate(model, tokenizer, vectors, search, read)
+    with_cache = generate(model, tokenizer, vectors, search)
     monkeypatch.setattr(Inverter, "new_cache", lambda self: None)
-    without = generate(model, tokenizer, vectors, search, read)
+    without = generate(model, tokenizer, vectors, search)
     assert [[it.ids for it in beam] for beam in with_cache] == [[it.ids for it in beam] for beam in without]
 
 
-def test_log_probabilities_are_those_of_the_teacher_forced_pass(corrector):
-    model, tokenizer = corrector
+def test_log_probabilities_are_those_of_the_teacher_forced_pass(decoder):
+    model, tokenizer = inverter(decoder, tokens=2)
     vectors, _, _ = token_batch(tokenizer)
-    read = hypotheses(tokenizer, WRONG)
     for keys in ({}, {"strategy": "beam", "beams": 5}, {"strategy": "sample", "beams": 5, "temperature": 2.0}):
-        for i, written in enumerate(generate(model, tokenizer, vectors, settings(**keys), read)):
-            own = type(read)(*(part[i : i + 1] for part in read))
+        for i, written in enumerate(generate(model, tokenizer, vectors, settings(**keys))):
             for _, ids, logprob in written:
-                loss = model(vectors[i : i + 1], torch.tensor([ids]), torch.tensor([len(ids)]), own)
+                loss = model(vectors[i : i + 1], torch.tensor([ids]), torch.tensor([len(ids)]))
                 assert logprob == pytest.approx(-loss.item(), abs=1e-3)
 
 
@@ -142,9 +140,9 @@ def test_a_decoder_without_such_a_cache_is_read_whole():
     lm = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4))
     model = Inverter(lm, Linear(DIM, 16, 1)).eval()
     assert model.new_cache() is None
-    prefix, mask = model.prefix(torch.randn(3, DIM))
+    prefix = model.prefix(torch.randn(3, DIM))
     with torch.inference_mode():
-        found = _search(Reader(model, prefix, mask), 3, 1, _most_probable(1), 49, 6)
+        found = _search(Reader(model, prefix), 3, 1, _most_probable(1), 49, 6)
         for row, ((ids, _),) in enumerate(found):
             embeds = prefix[row : row + 1]
             for token in ids:

@@ -1,3 +1,6 @@
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 
 from v2t_cli.core.config import DecodeConfig
@@ -48,6 +51,26 @@ def test_texts_are_no_longer_than_the_decoders_positions(opened, monkeypatch):
     assert fit(opened, resolved(max_new_tokens=48)).max_new_tokens == 47
     monkeypatch.setattr(type(opened.inverter), "n_positions", None)
     assert fit(opened, resolved(max_new_tokens=10_000)).max_new_tokens == 10_000
+
+
+def test_only_a_search_that_corrects_opens_words(loaded, encoder, tmp_path):
+    tracked = []
+
+    @contextmanager
+    def track(what, total):
+        tracked.append((what, total))
+        yield lambda count: None
+
+    checkpoint = replace(loaded, encoder=encoder)
+    for settings in ({"rounds": 0}, {"quality": "fast"}, {"rerank": False}):
+        fit(checkpoint, resolved(**settings), str(tmp_path), track)
+        assert checkpoint.words is None and not tracked
+    for count in (2**17, 3):
+        fit(checkpoint, resolved(lexicon=count), str(tmp_path), track)
+        assert len(checkpoint.words) == min(count, len(checkpoint.lexicon))
+    assert tracked == [("embedding words", len(checkpoint.lexicon)), ("embedding words", 3)]
+    fit(loaded, resolved(), str(tmp_path), track)
+    assert loaded.words is None and len(tracked) == 2, "without an encoder nothing is corrected"
 
 
 def test_without_an_encoder_nothing_is_re_ranked_or_corrected(opened, loaded):

@@ -7,9 +7,11 @@ from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.errors import RequestError
+from v2t_cli.decoding.candidates import SureWord
 from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.evaluation.evaluate import evaluate, token_losses
+from v2t_cli.evaluation.evaluate import Sample, _unknown_words, _word_confidence, evaluate, token_losses
 from v2t_cli.models.language_model import pad, tokenize
+from v2t_cli.models.lexicon import Lexicon
 
 
 def search(checkpoint, **settings):
@@ -43,7 +45,7 @@ def test_scores_of_texts_it_was_trained_on(opened, encoder):
     assert {sample.source for sample in result.samples} < set(texts)
     assert result.nearest is None and result.encoder_calls >= 1
     assert (result.quality, result.strategy) == ("balanced", "beam, 8 per vector, re-ranked and corrected")
-    for parts in (result.by_length, result.confidence):  # each text is in one part
+    for parts in (result.by_length, result.by_words, result.confidence):  # each text is in one part
         assert sum(part.n for part in parts) == 30
         exact = sum(part.n * part.exact_match for part in parts if part.n)
         assert exact == pytest.approx(30 * scores.exact_match)
@@ -72,6 +74,31 @@ def test_json_has_the_scores_at_its_top_level(opened, encoder):
     assert {"n", "loss", "perplexity", "exact_match", "bleu", "chrf", "token_f1", "cosine", "quality", "samples"} <= out.keys()
     assert set(out["intervals"]) == {"loss", "exact_match", "bleu", "chrf", "token_f1", "cosine"}
     assert {"by_length", "confidence", "nearest"} <= out.keys() and "pairs" not in out
+
+
+def test_lengths_are_in_tokens_and_in_words(opened, encoder):
+    texts = ["Мама, привет!", "Мама пьёт чай, мой брат ищет ключи дома"]
+    out = evaluate(opened, texts, encoder.encode(texts), search(opened, rounds=1)).as_dict()
+    assert [(row["words"], row["n"]) for row in out["by_words"]] == [("1-3", 1), ("8+", 1)]
+    assert sum(row["n"] for row in out["by_length"]) == 2 and "tokens" in out["by_length"][0] and "words" not in out["by_length"][0]
+
+
+def test_unknown_words_are_counted_in_wrong_texts_alone():
+    lexicon = Lexicon(["мама", "спит"], [2, 1], [])
+    assert _unknown_words(lexicon, ["Мама пруит.", "Мама вжик"], ["Мама спит.", "Мама вжик"]) == 0.5
+    assert _unknown_words(lexicon, ["Мама спит"], ["Мама спит"]) is None
+    assert _unknown_words(Lexicon([], [], []), ["Мама"], ["Папа"]) is None
+
+
+def test_words_are_as_sure_as_they_should_be():
+    pairs = [
+        Sample("Мама спит.", "мама пьёт", 0.9, [SureWord("мама", 0.97), SureWord("пьёт", 0.5)]),
+        Sample("Да", "Да", 1.0, [SureWord("Да", 0.95)]),
+        Sample("Нет", "Нет", None, None),
+    ]
+    found = {band.probability: (band.n, band.right) for band in _word_confidence(pairs)}
+    assert found == {">= 0.95": (2, 1.0), "0.8-0.95": (0, None), "0.6-0.8": (0, None), "0.4-0.6": (1, 0.0), "< 0.4": (0, None)}
+    assert _word_confidence(pairs[2:]) == []
 
 
 def test_texts_longer_than_the_decoder(loaded, encoder, caplog):

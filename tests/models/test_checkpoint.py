@@ -1,15 +1,19 @@
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny import DIM, SENTENCES, build_labse
+from tiny import DIM, SENTENCES, Counting, build_labse
 
 from v2t_cli.core.config import Config, DataConfig, DecodeConfig
 from v2t_cli.core.errors import RequestError
+from v2t_cli.core.similarity import unit_rows
 from v2t_cli.models import checkpoint as module
 from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from v2t_cli.models.language_model import pad, tokenize
+from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.training.dataset import read_corpus
 
 CPU = torch.device("cpu")
@@ -33,7 +37,7 @@ def test_opens_as_an_ordinary_causal_lm(checkpoint):
 def test_only_safetensors_json_and_text_are_in_it(checkpoint):
     files = {path.name for path in checkpoint.iterdir() if path.name != ".resume"}
     assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json"} < files
-    assert {"adapter.safetensors", "held_out.txt", "v2t.json", "README.md"} < files
+    assert {"adapter.safetensors", "held_out.txt", "lexicon.txt", "v2t.json", "README.md"} < files
     assert {name.rsplit(".", 1)[-1] for name in files} <= {"safetensors", "json", "jsonl", "txt", "md", "jinja", "png"}
 
 
@@ -43,14 +47,65 @@ def test_held_out_texts_were_not_trained_on(loaded, texts_file):
     assert len(held_out) == 10 and set(held_out) == set(SENTENCES) - set(corpus.train.texts)
 
 
+def test_the_lexicon_is_that_of_the_training_texts(loaded, texts_file):
+    expected = read_corpus(DataConfig(texts=str(texts_file), held_out=0.1), seed=0).lexicon
+    assert (loaded.lexicon.words, loaded.lexicon.counts.tolist()) == (expected.words, expected.counts.tolist())
+    assert loaded.lexicon.ends == ["."]
+
+
+class TestWords:
+    """The words of a checkpoint, with their vectors."""
+
+    @pytest.fixture
+    def opening(self, loaded, encoder, tmp_path):
+        """Opens that many words anew, by way of a cache; gives the checkpoint and the texts that it embedded."""
+
+        def run(count):
+            checkpoint = replace(loaded, encoder=Counting(encoder))
+            checkpoint.open_words(count, str(tmp_path / "cache"))
+            return checkpoint, checkpoint.encoder.texts
+
+        return run
+
+    def test_their_vectors_are_made_once_and_then_cached(self, opening, encoder, monkeypatch):
+        first, embedded = opening(2**17)
+        assert embedded == first.words.lexicon.words == first.lexicon.words
+        np.testing.assert_allclose(first.words.vectors, unit_rows(encoder.encode(embedded)), atol=1e-5)
+        again, embedded = opening(2**17)
+        assert not embedded
+        np.testing.assert_array_equal(again.words.vectors, first.words.vectors)
+        monkeypatch.setattr(module, "cached_vectors", None)
+        again.open_words(2**17)  # nothing is read twice
+
+    def test_the_most_frequent_ones(self, opening):
+        checkpoint, embedded = opening(5)
+        assert embedded == checkpoint.lexicon.words[:5] and len(checkpoint.words) == 5 and len(checkpoint.lexicon) > 5
+        checkpoint.open_words(0)
+        assert len(checkpoint.words) == 0 and checkpoint.encoder.texts == embedded
+
+    def test_a_checkpoint_of_version_0_1_0_has_none(self, copy, encoder):
+        (copy / "lexicon.txt").unlink()
+        old = replace(load_checkpoint(copy, CPU), encoder=encoder)
+        old.open_words(2**17)
+        assert (len(old.lexicon), old.lexicon.ends, len(old.words)) == (0, [], 0)
+        assert old.words.vectors.shape == (0, DIM)
+
+    def test_a_damaged_lexicon(self, copy, encoder):
+        (copy / "lexicon.txt").write_text("5\tмама\nпапа\n", encoding="utf-8")
+        damaged = replace(load_checkpoint(copy, CPU), encoder=encoder)
+        with pytest.raises(RequestError, match="lexicon.txt, line 2: damaged"):
+            damaged.open_words(2**17)
+
+
 def test_loaded_is_what_was_saved(loaded, tmp_path):
     first = loaded
-    save_checkpoint(tmp_path / "again", first.inverter, first.tokenizer, first.info, first.held_out())
+    save_checkpoint(tmp_path / "again", first.inverter, first.tokenizer, first.info, first.held_out(), first.lexicon)
     second = load_checkpoint(tmp_path / "again", CPU)
     ids, lengths = pad(tokenize(first.tokenizer, SENTENCES[:3]), first.tokenizer.pad_token_id, CPU)
     vectors = torch.randn(3, DIM)
     torch.testing.assert_close(first.inverter.logits(vectors, ids), second.inverter.logits(vectors, ids), rtol=0, atol=0)
     assert first.info == second.info and first.held_out() == second.held_out()
+    assert (first.folder / "lexicon.txt").read_bytes() == (second.folder / "lexicon.txt").read_bytes()
 
 
 def test_float16_weights_are_computed_in_float32_on_the_cpu(copy):
@@ -59,6 +114,19 @@ def test_float16_weights_are_computed_in_float32_on_the_cpu(copy):
     AutoModelForCausalLM.from_pretrained(copy).half().save_pretrained(copy)
     assert json.loads((copy / "config.json").read_text())["dtype"] == "float16"
     assert load_checkpoint(copy, CPU).inverter.lm.dtype == torch.float32
+
+
+def test_a_checkpoint_that_learned_to_correct_inverts(loaded, copy):
+    """Version 0.1.0 could teach it, with an adapter and scores of its own."""
+    from safetensors.torch import load_file, save_file
+
+    adapter = load_file(copy / "adapter.safetensors")
+    save_file({**adapter, **{f"difference.{name}": part + 1 for name, part in adapter.items()}}, copy / "adapter.safetensors")
+    edit_info(correction={"steps": 9}, held_out={**loaded.info.held_out.model_dump(), "correction": {"loss": 2.0}})(copy)
+    opened = load_checkpoint(copy, CPU)
+    assert opened.info == loaded.info
+    for name, weight in loaded.inverter.state_dict().items():
+        torch.testing.assert_close(opened.inverter.state_dict()[name], weight, rtol=0, atol=0)
 
 
 def break_file(name, data):
@@ -127,7 +195,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(copy, monkeypatch):
     before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     monkeypatch.setattr(module, "model_card", lambda *info: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        module.save_checkpoint(copy, loaded.inverter, loaded.tokenizer, loaded.info, ["другой"])
+        module.save_checkpoint(copy, loaded.inverter, loaded.tokenizer, loaded.info, ["другой"], Lexicon(["другой"], [1], []))
     assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
     assert not list(copy.glob(".new-*"))
 

@@ -45,7 +45,7 @@ def test_a_finished_checkpoint_is_pushed(v2t, texts_file, labse, monkeypatch, lo
     assert upload["repo_id"] == "me/inverter" and str(upload["folder_path"]) == "checkpoint"
     from huggingface_hub.utils import filter_repo_objects
 
-    files = ["v2t.json", "model.safetensors", ".resume/run1-step-000000001/optimizer.bin", ".new-1/x"]
+    files = ["v2t.json", "model.safetensors", ".resume/step-000000001/optimizer.bin", ".new-1/x"]
     assert list(filter_repo_objects(files, ignore_patterns=upload["ignore_patterns"])) == ["v2t.json", "model.safetensors"]
 
 

@@ -31,10 +31,9 @@ def test_kept_rows_come_in_their_order():
 def test_padding():
     rows = TokenRows.of([[5, 6, 7], [8]])
     for given in (rows, lists(rows)):
-        for left, expected in ((False, [[5, 6, 7], [8, 1, 1]]), (True, [[5, 6, 7], [1, 1, 8]])):
-            ids, lengths = pad(given, 1, torch.device("cpu"), left)
-            assert ids.tolist() == expected and ids.dtype == torch.int64
-            assert lengths.tolist() == [3, 1]
+        ids, lengths = pad(given, 1, torch.device("cpu"))
+        assert ids.tolist() == [[5, 6, 7], [8, 1, 1]] and ids.dtype == torch.int64
+        assert lengths.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

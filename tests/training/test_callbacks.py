@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 
 from v2t_cli.core import console
-from v2t_cli.models.metadata import CorrectionScores, HeldOutScores
+from v2t_cli.models.metadata import HeldOutScores
 from v2t_cli.training.callbacks import EvalReport, StepReport, TrainingView
 
 SCORES = HeldOutScores(texts=9, loss=1.5, perplexity=4.5)
@@ -54,9 +54,3 @@ def test_in_a_log_file_there_are_plain_lines(monkeypatch, caplog):
         "  Чай [31m ==> Чай",
         "step 200: saved",
     ]
-
-
-def test_what_a_correction_brings_is_told(caplog):
-    scores = SCORES.model_copy(update={"correction": CorrectionScores(texts=4, loss=2.0, corrected_loss=1.25)})
-    TrainingView().evaluation(EvalReport(200, 1.0, scores, []))
-    assert caplog.messages[0].endswith("1.5000 nats per token; on the 4 texts it got wrong: 2.0000, given its own output 1.2500")

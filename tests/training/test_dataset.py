@@ -1,15 +1,11 @@
-"""Training data: which texts are kept, how they are split, and the cache of their vectors."""
-
-import json
-import os
+"""Training data: which texts are kept, how they are split, and which vectors belong to them."""
 
 import numpy as np
 import pytest
-from tiny import DIM, SENTENCES
+from tiny import SENTENCES, Counting
 
 from v2t_cli.core.config import DataConfig
-from v2t_cli.core.errors import RequestError, V2TError
-from v2t_cli.io.signature import EncoderIdentity
+from v2t_cli.core.errors import RequestError
 from v2t_cli.training.dataset import corpus_vectors, read_corpus, select, split_held_out, statistics
 
 
@@ -64,135 +60,20 @@ def test_vectors_from_elsewhere_belong_to_all_lines_of_the_file(tmp_path):
         read_corpus(config, seed=0)
 
 
-class Fake:
-    """An encoder whose vectors follow from the text's place in SENTENCES. It counts what it embeds, and may be interrupted."""
-
-    def __init__(self, sign: int = 1, name: str = "fake", prompt: str | None = None):
-        self.sign, self.texts, self.limit, self.error = sign, [], len(SENTENCES), KeyboardInterrupt()
-        self.identity = EncoderIdentity(name=name, dim=DIM, prompt=prompt, probe=[sign, *[0.0] * (DIM - 1)])
-
-    def encode(self, texts):
-        if len(self.texts) + len(texts) > self.limit:
-            raise self.error
-        self.texts += texts
-        return self.sign * np.array([np.random.default_rng(SENTENCES.index(text)).normal(size=DIM) for text in texts], dtype=np.float32)
-
-    def count_truncated(self, texts):
-        return 0
+def test_embedded_vectors_belong_to_the_kept_texts(tmp_path, encoder):
+    lines = [SENTENCES[0], "", *SENTENCES[:5]]
+    (tmp_path / "t.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    config = DataConfig(texts=str(tmp_path / "t.txt"), cache=str(tmp_path / "cache"), held_out=0.4)
+    corpus, counting = read_corpus(config, seed=0), Counting(encoder)
+    for _ in range(2):
+        vectors = corpus_vectors(config, corpus, counting)
+        assert isinstance(vectors, np.memmap) and counting.texts == SENTENCES[:5], "mapped, not read, and embedded once"
+    for split in (corpus.train, corpus.held_out):
+        np.testing.assert_allclose(vectors[split.rows], encoder.encode(split.texts), atol=1e-5)
 
 
-class TestCache:
-    @pytest.fixture(autouse=True)
-    def small_chunks(self, monkeypatch):
-        monkeypatch.setattr("v2t_cli.training.dataset.CHUNK_TEXTS", 30)
-
-    @pytest.fixture
-    def vectors(self, tmp_path, texts_file):
-        """Gives the vectors of SENTENCES by an encoder, by way of the cache in tmp_path."""
-        config = DataConfig(texts=str(texts_file), cache=str(tmp_path / "cache"))
-        corpus = read_corpus(config, seed=0)
-        return lambda encoder: corpus_vectors(config, corpus, encoder)
-
-    def test_texts_are_embedded_once(self, tmp_path, vectors, caplog):
-        first, second = Fake(), Fake()
-        one, two = vectors(first), vectors(second)
-        assert first.texts == SENTENCES and not second.texts
-        np.testing.assert_array_equal(one, Fake().encode(SENTENCES))
-        np.testing.assert_array_equal(one, two)
-        assert isinstance(two, np.memmap), "vectors are mapped, not read"
-        assert "embedded 100 texts; cached in" in caplog.text and "using cached vectors from" in caplog.text
-        assert sorted(path.suffix for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock") == [".json", ".npy"]
-
-    def test_an_interrupted_embedding_continues(self, tmp_path, vectors, caplog):
-        whole = np.array(vectors(Fake()))
-        (path,) = (tmp_path / "cache").glob("*.npy")
-        complete = path.read_bytes()
-        path.unlink()
-        interrupted, resumed = Fake(), Fake()
-        interrupted.limit = 70
-        with pytest.raises(KeyboardInterrupt):
-            vectors(interrupted)
-        assert not path.exists() and "finished rows are kept; to embed the rest, train on these texts again" in caplog.text
-        np.testing.assert_array_equal(vectors(resumed), whole)
-        assert interrupted.texts == SENTENCES[:60] and resumed.texts == SENTENCES[60:]
-        assert path.read_bytes() == complete
-        assert not list((tmp_path / "cache").glob(".*")), "no parts are left"
-
-    def test_another_encoder_under_the_same_name_embeds_again(self, vectors):
-        vectors(Fake())
-        other = Fake(sign=-1)
-        np.testing.assert_array_equal(vectors(other), Fake(sign=-1).encode(SENTENCES))
-        assert other.texts == SENTENCES
-
-    def test_another_encoder_continues_no_interrupted_embedding(self, vectors):
-        interrupted, other = Fake(), Fake(sign=-1)
-        interrupted.limit = 70
-        with pytest.raises(KeyboardInterrupt):
-            vectors(interrupted)
-        np.testing.assert_array_equal(vectors(other), Fake(sign=-1).encode(SENTENCES))
-
-    def test_an_interruption_leaves_no_vectors_of_another_encoder(self, vectors):
-        vectors(Fake())
-        interrupted, resumed = Fake(sign=-1), Fake(sign=-1)
-        interrupted.limit = 70
-        with pytest.raises(KeyboardInterrupt):
-            vectors(interrupted)
-        np.testing.assert_array_equal(vectors(resumed), Fake(sign=-1).encode(SENTENCES))
-        assert resumed.texts == SENTENCES[60:]
-
-    def test_other_names_and_prompts_are_kept_apart(self, tmp_path, vectors):
-        for encoder in (Fake(), Fake(name="other"), Fake(prompt="query: ")):
-            vectors(encoder)
-            assert encoder.texts == SENTENCES
-        assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
-        for encoder in (Fake(), Fake(name="other"), Fake(prompt="query: ")):
-            vectors(encoder)
-            assert not encoder.texts
-
-    def test_damaged_parts_are_embedded_again(self, tmp_path, vectors, caplog):
-        interrupted, again = Fake(), Fake()
-        interrupted.limit = 70
-        with pytest.raises(KeyboardInterrupt):
-            vectors(interrupted)
-        (run,) = (tmp_path / "cache").glob(".*.parts/run.json")
-        run.write_text("{")
-        np.testing.assert_array_equal(vectors(again), Fake().encode(SENTENCES))
-        assert again.texts == SENTENCES and "starting over; what an interrupted run left is damaged" in caplog.text
-
-    def test_a_failing_encoder_costs_no_row_that_is_done(self, vectors):
-        for _ in range(2):  # 30 texts each time
-            failing = Fake()
-            failing.limit, failing.error = 40, V2TError("out of memory")
-            with pytest.raises(V2TError, match="out of memory"):
-                vectors(failing)
-        again = Fake()
-        np.testing.assert_array_equal(vectors(again), Fake().encode(SENTENCES))
-        assert again.texts == SENTENCES[60:]
-
-    def test_texts_that_the_encoder_truncates_are_reported(self, vectors, caplog):
-        long = Fake()
-        long.count_truncated = lambda texts: 1
-        vectors(long)
-        assert "4 texts are longer than" in caplog.text, "one in each block"
-
-    @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"signature": {}, "encoder": None})])
-    def test_a_damaged_description_embeds_again(self, tmp_path, vectors, content):
-        vectors(Fake())
-        (path,) = (tmp_path / "cache").glob("*.json")
-        path.write_text(content)
-        again = Fake()
-        vectors(again)
-        assert again.texts == SENTENCES
-
-    def test_a_cache_that_cannot_be_a_folder(self, tmp_path, texts_file):
-        (tmp_path / "file").write_text("")
-        config = DataConfig(texts=str(texts_file), cache=str(tmp_path / "file" / "cache"))
-        with pytest.raises(RequestError, match="cannot be used as the vector cache .data.cache.: Not a directory"):
-            corpus_vectors(config, read_corpus(config, seed=0), Fake())
-
-    def test_without_a_setting_it_is_in_the_users_cache(self, tmp_path, texts_file, monkeypatch):
-        config = DataConfig(texts=str(texts_file))
-        corpus = read_corpus(config, seed=0)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-        corpus_vectors(config, corpus, Fake())
-        assert any(name.endswith(".npy") for name in os.listdir(tmp_path / "user" / "v2t"))
+def test_the_lexicon_is_that_of_the_training_texts(texts_file):
+    corpus = read_corpus(DataConfig(texts=str(texts_file), held_out=0.1), seed=0)
+    assert {"мама", "газету", "саду"} < set(corpus.lexicon.words) and corpus.lexicon.ends == ["."]
+    assert corpus.lexicon.counts.sum() == sum(len(text.split()) for text in corpus.train.texts)
+    assert corpus.lexicon is corpus.lexicon, "made once"

@@ -37,7 +37,7 @@ def test_a_resumed_run_forgets_what_came_after_its_save(tmp_path, texts_file, la
     config = tiny_config(texts_file, labse, output, "train.epochs=1", "train.samples=0")
     train(config, callbacks=stopping(3))
     with open(output / "log.jsonl", "a", encoding="utf-8") as stream:  # as a killed run leaves it
-        stream.write('{"event": "step", "run": 1, "step": 4, "loss": 9.0}\n{"event": "step", "ru')
+        stream.write('{"event": "step", "step": 4, "loss": 9.0}\n{"event": "step", "st')
     train(config, resume=True)
     assert [it["step"] for it in events(output) if it["event"] == "step"] == [2, 4, 6]
     assert all(it.get("loss") != 9.0 for it in events(output))
@@ -50,9 +50,9 @@ def test_a_resumed_run_forgets_what_came_after_its_save(tmp_path, texts_file, la
 
 def test_no_picture_of_nothing(tmp_path):
     history = History(tmp_path)
-    assert history.picture(1) is None and list(history.events()) == []
-    history.add("save", run=1, step=0)
-    assert history.picture(1) is None
+    assert history.picture() is None and list(history.events()) == []
+    history.add("save", step=0)
+    assert history.picture() is None
 
 
 def test_tensorboard(tmp_path, texts_file, labse, monkeypatch):
@@ -74,6 +74,6 @@ def test_a_tracker_that_is_not_installed(tmp_path, texts_file, labse, monkeypatc
 
 def test_a_picture_that_cannot_be_drawn(tmp_path, monkeypatch, caplog):
     history = History(tmp_path)
-    history.add("step", run=1, step=2, loss=1.0)
+    history.add("step", step=2, loss=1.0)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **options: 1 / 0)
-    assert history.picture(1) is None and "cannot plot the losses: division by zero" in caplog.text
+    assert history.picture() is None and "cannot plot the losses: division by zero" in caplog.text

@@ -19,10 +19,11 @@ from v2t_cli.training.schedule import Schedule
 from v2t_cli.training.train import train
 
 
-def test_resumed_is_uninterrupted(tmp_path, texts_file, labse):
-    dropout = "train.dropout=0.1"  # so that the random state matters too
-    whole = tiny_config(texts_file, labse, tmp_path / "whole", dropout)
-    parts = tiny_config(texts_file, labse, tmp_path / "parts", dropout)
+@pytest.mark.parametrize("augment", [0, 0.5])
+def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, augment):
+    sets = "train.dropout=0.1", f"data.augment={augment}"  # dropout, so that the random state matters too
+    whole = tiny_config(texts_file, labse, tmp_path / "whole", *sets)
+    parts = tiny_config(texts_file, labse, tmp_path / "parts", *sets)
     train(whole)
     for step in (5, 4):  # in the middle of an epoch, and again
         result = train(parts, resume=step == 4, callbacks=stopping(step))
@@ -32,6 +33,21 @@ def test_resumed_is_uninterrupted(tmp_path, texts_file, labse):
     assert train(parts, resume=True).finished
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", rtol=0, atol=1e-6)
     assert read_info(tmp_path / "whole").held_out.loss == pytest.approx(read_info(tmp_path / "parts").held_out.loss, abs=1e-5)
+
+
+def test_augmented_texts_are_others(tmp_path, texts_file, labse):
+    for name, augment in (("plain", 0), ("augmented", 0.5)):
+        train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", f"data.augment={augment}"))
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "plain", tmp_path / "augmented", rtol=0, atol=1e-6)
+
+
+def test_augmented_texts_need_an_encoder(tmp_path, texts_file):
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(len(SENTENCES), DIM)).astype(np.float32))
+    config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'vectors.npy'}", "data.augment=0.5")
+    with pytest.raises(RequestError, match="data.augment embeds new texts, so it needs the encoder of data.vectors"):
+        train(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path, texts_file, labse):
@@ -65,7 +81,8 @@ def test_texts_are_embedded_once(tmp_path, texts_file, labse, caplog, monkeypatc
     train(tiny_config(texts_file, labse, tmp_path / "a", cache, "train.epochs=1"))
     assert "embedded 100 texts" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("v2t_cli.training.dataset.embed_chunks", lambda *a: pytest.fail("embedded again"))
+    caplog.set_level("DEBUG", "v2t")
+    monkeypatch.setattr("v2t_cli.models.vector_cache.embed_chunks", lambda *a: pytest.fail("embedded again"))
     train(tiny_config(texts_file, labse, tmp_path / "b", cache, "train.epochs=1", "adapter.kind=mlp", "data.held_out=0.2"))
     assert "using cached vectors from" in caplog.text
 
@@ -112,7 +129,7 @@ def test_reports_and_saves_on_the_way(tmp_path, texts_file, labse):
     assert len(evaluations[0].samples) == 3
     assert evaluations[-1].scores.loss == pytest.approx(read_info(tmp_path / "out").held_out.loss)
     states = [path.name for path in (tmp_path / "out" / ".resume").iterdir()]
-    assert states == ["run1-step-000000060"], "one state, the newest"
+    assert states == ["step-000000060"], "one state, the newest"
 
 
 def test_the_clock_ends_a_run(tmp_path, texts_file, labse, monkeypatch):
@@ -176,7 +193,7 @@ def test_a_loss_that_explodes_is_an_error(tmp_path, texts_file, labse, monkeypat
     from v2t_cli.core.errors import V2TError
     from v2t_cli.models.inverter import Inverter
 
-    monkeypatch.setattr(Inverter, "forward", lambda self, v, i, n, h: self.adapter.map.weight.sum() * float("nan") + torch.zeros(len(v)))
+    monkeypatch.setattr(Inverter, "forward", lambda self, v, i, n: self.adapter.map.weight.sum() * float("nan") + torch.zeros(len(v)))
     with pytest.raises(V2TError, match="loss became nan before step 6"):  # also where the run ends before a report
         train(tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1"))
     assert not (tmp_path / "out").exists()
@@ -240,7 +257,7 @@ class TestOutputFolder:
         other = tiny_config(texts_file, labse, tmp_path / "out", "seed=5", "adapter.kind=mlp")
         with pytest.raises(RequestError, match=r"other settings: seed \(was 0, now 5\), adapter.kind \(was linear, now mlp\); --overwrite"):
             train(other, resume=True)
-        monkeypatch.setattr("v2t_cli.training.dataset.embed_chunks", None)  # refused before anything is embedded
+        monkeypatch.setattr("v2t_cli.models.vector_cache.embed_chunks", None)  # refused before anything is embedded
         with pytest.raises(RequestError, match=r"data.max_chars \(was 59, now 20\), texts \(was"):
             train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume=True)
 
@@ -263,6 +280,16 @@ class TestOutputFolder:
         config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1")
         assert train(config, resume=True).finished and "nothing saved there yet" in caplog.text
         assert read_info(tmp_path / "out").training.steps == 6
+
+    def test_a_run_of_version_0_1_0_goes_on(self, tmp_path, texts_file, labse, caplog):
+        config = self.begin(tmp_path, texts_file, labse)
+        (state,) = (tmp_path / "out" / ".resume").iterdir()
+        progress = json.loads((state / "progress.json").read_text())
+        progress["signature"]["correction"] = None
+        (state / "progress.json").write_text(json.dumps({"run": 1, **progress}))
+        state.rename(state.with_name(f"run1-{state.name}"))
+        assert train(config, resume=True).finished and "resumed at step" in caplog.text
+        assert [path.name for path in state.parent.iterdir()] == ["step-000000006"]
 
     def test_what_changes_the_result_is_refused_and_what_does_not_is_taken(self, tmp_path, texts_file, labse):
         config = self.begin(tmp_path, texts_file, labse, "train.learning_rate=1e-3")
@@ -328,6 +355,8 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpo
     result = train(config)
     assert "continuing with the adapter" in caplog.text and "may have been trained on" not in caplog.text, "texts and seed are the same"
     assert result.scores.loss == pytest.approx(read_info(checkpoint).held_out.loss, rel=0.3)
+    train(tiny_config(texts_file, labse, tmp_path / "more", f"decoder.model={checkpoint}", "train.epochs=0.1", "data.held_out=0.2"))
+    assert "it may have been trained on texts that are now held out" in caplog.text
     with pytest.raises(RequestError, match="vectors of 16 dimensions, but these have 8"):
         train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
 

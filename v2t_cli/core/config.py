@@ -86,6 +86,7 @@ class DataConfig(Section):
     min_chars: int = Field(2, ge=0)
     max_chars: int = Field(59, ge=1)
     held_out: float = Field(0.05, ge=0, lt=1)
+    augment: float = Field(0.0, ge=0, le=1)
     cache: str | None = None
 
     @model_validator(mode="after")
@@ -95,17 +96,8 @@ class DataConfig(Section):
         return self
 
 
-class CorrectionConfig(Section):
-    texts: float = Field(0.1, gt=0, lt=1)
-    hypotheses: int = Field(2, ge=1)
-    epochs: float = Field(2, gt=0)
-    max_minutes: float | None = Field(None, gt=0)
-    learning_rate: float | None = Field(None, gt=0)
-    adapter_learning_rate: float | None = Field(None, gt=0)
-
-
 class TrainConfig(Section):
-    epochs: float = Field(2, ge=0)
+    epochs: float = Field(2, gt=0)
     max_minutes: float | None = Field(None, gt=0)
     batch_size: int = Field(64, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
@@ -122,7 +114,6 @@ class TrainConfig(Section):
     save_precision: Literal["float32", "bfloat16", "float16"] = "float32"
     samples: int = Field(5, ge=0)
     trackers: list[Literal["tensorboard", "wandb"]] = []
-    correction: CorrectionConfig | None = None
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -143,9 +134,9 @@ class DecodeConfig(Section):
     logprob_weight: float = Field(0.003, ge=0)
     rounds: int | None = Field(None, ge=0)
     width: int | None = Field(None, ge=1)
-    rewrites: int = Field(8, ge=0)
     edits: int | None = Field(None, ge=0)
-    encoder_calls: int = Field(4000, ge=0)
+    lexicon: int = Field(2**17, ge=0)
+    encoder_calls: int = Field(6000, ge=0)
     until_cosine: float = Field(0.9999, gt=0, le=1)
     candidates: int = Field(1, ge=1)
     temperature: float = Field(1.0, gt=0)
@@ -297,5 +288,5 @@ def _shown(value: Any) -> str:
 def _keys_at(path: list[str]) -> list[str]:
     model: Any = Config()
     for name in path:
-        model = getattr(model, name, None) or {"scratch": ScratchConfig(), "correction": CorrectionConfig()}.get(name)
+        model = getattr(model, name, None) or {"scratch": ScratchConfig()}.get(name)
     return list(type(model).model_fields) if isinstance(model, Section) else []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.models.encoder import Encoder
+from v2t_cli.models.lexicon import Lexicon
+
+UNKNOWN_COST = 0.05  # cosine that a word which is not in the lexicon costs
 
 
 @dataclass
@@ -29,38 +33,66 @@ class Candidate:
         return self.cosine
 
 
+class SureWord(NamedTuple):
+    """A word of a text, and the probability that it stands in the true text, whatever its case."""
+
+    word: str
+    probability: float
+
+
 @dataclass
 class Row:
-    """The result for one vector: distinct candidates, best first. encoder_calls: how many texts were re-embedded for it."""
+    """The result for one vector: distinct candidates, best first.
+
+    encoder_calls: how many texts were re-embedded for it. words: those of the best text, in order; None if the search did not
+    correct it, and so cannot tell how sure they are.
+    """
 
     index: int
     candidates: list[Candidate]
     encoder_calls: int = 0
+    words: list[SureWord] | None = None
 
     @property
     def best(self) -> Candidate:
         return self.candidates[0]
 
 
-def rank(candidates: list[Candidate], logprob_weight: float, until_cosine: float) -> None:
-    """Sort re-embedded candidates, best first: those that reach until_cosine, then by cosine + logprob_weight * logprob.
+class Ranking:
+    """Which of re-embedded candidates are best.
 
-    Non-words that happen to lie near the vector fool the cosine alone. A text that reaches until_cosine needs no second
-    opinion.
+    A text that reaches until_cosine needs no second opinion. Below that, non-words that happen to lie near the vector fool
+    the cosine, so log-probability counts too, and each word that the lexicon lacks costs.
     """
-    candidates.sort(key=lambda it: (it.nearness >= until_cosine, it.nearness + logprob_weight * it.logprob), reverse=True)
+
+    def __init__(self, logprob_weight: float, until_cosine: float, lexicon: Lexicon | None = None):
+        self._weight, self._until, self._lexicon = logprob_weight, until_cosine, lexicon
+
+    def sort(self, candidates: list[Candidate]) -> None:
+        """Best first."""
+        candidates.sort(key=lambda it: (it.nearness < self._until, self.by_cosine(it) - self._weight * it.logprob))
+
+    def by_cosine(self, candidate: Candidate) -> float:
+        """A key that sorts the nearest first, whatever their log-probability."""
+        return self._cost(candidate) - candidate.nearness
+
+    def _cost(self, candidate: Candidate) -> float:
+        if candidate.nearness >= self._until or not self._lexicon:
+            return 0.0
+        return UNKNOWN_COST * len(self._lexicon.unknown(candidate.text))
 
 
-def rerank(rows: list[list[Candidate]], vectors: np.ndarray, encoder: Encoder, logprob_weight: float, until_cosine: float) -> None:
-    """Re-embed the candidates in rows[i], compare them with vectors[i], and sort them. Equal texts are embedded once."""
-    texts = [candidate.text for row in rows for candidate in row]
-    owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+def rerank(rows: list[Row], vectors: np.ndarray, encoder: Encoder, ranking: Ranking) -> None:
+    """Re-embed the candidates of rows[i], compare them with vectors[i], and sort them. Equal texts are embedded once."""
+    texts = [candidate.text for row in rows for candidate in row.candidates]
+    owners = np.repeat(np.arange(len(rows)), [len(row.candidates) for row in rows])
     embedded = embed_unique(encoder, texts)
     found = zip(row_cosine(embedded, vectors[owners]).tolist(), embedded)
     for row in rows:
-        for candidate in row:
+        for candidate in row.candidates:
             candidate.cosine, candidate.vector = next(found)
-        rank(row, logprob_weight, until_cosine)
+        row.encoder_calls += len(row.candidates)
+        ranking.sort(row.candidates)
 
 
 def embed_unique(encoder: Encoder, texts: list[str]) -> np.ndarray:

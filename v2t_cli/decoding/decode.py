@@ -14,13 +14,13 @@ from v2t_cli.core.console import log
 from v2t_cli.core.device import free_memory, out_of_memory, to_device
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import ALONE, Processes
-from v2t_cli.decoding.candidates import Candidate, Row, rerank
+from v2t_cli.decoding.candidates import Candidate, Ranking, Row, rerank
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.generate import generate
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.metadata import INFO, CheckpointInfo
+from v2t_cli.models.metadata import INFO, LEXICON, CheckpointInfo
 
 T = TypeVar("T")
 # Median distance from the training mean, in standard deviations per dimension, above which vectors seem foreign.
@@ -37,8 +37,10 @@ def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
 
 def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, Any]:
     """What the texts depend on besides vectors and encoder, as JSON. The batch size changes at most their last bits."""
-    digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes()).hexdigest()[:12]
-    return {"checkpoint": digest, **search.model_dump(exclude={"batch_size"})}
+    digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes())
+    if (lexicon := checkpoint.folder / LEXICON).exists():
+        digest.update(lexicon.read_bytes())
+    return {"checkpoint": digest.hexdigest()[:12], **search.model_dump(exclude={"batch_size"})}
 
 
 def decode(
@@ -55,7 +57,10 @@ def decode(
     also depend on where blocks begin and on the batch size. warn: whether to log what is unusual about the vectors.
     """
     batches, encoder = HalvingBatches(search.batch_size), checkpoint.encoder
-    corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, search) if encoder and search.rounds else None
+    corrector = None
+    if encoder is not None and search.rounds:
+        assert checkpoint.words is not None  # `fit` opened them
+        corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, checkpoint.words, search)
     count = encoder_calls = zeros = 0
     for first, vectors in blocks:
         if warn and not count:
@@ -64,13 +69,14 @@ def decode(
         if search.strategy == "sample":  # anew for each block, because another process or run may come to it
             torch.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
 
-        def run(part: slice, vectors: np.ndarray = vectors) -> list[tuple[list[Candidate], int]]:
+        def run(part: slice, vectors: np.ndarray = vectors) -> list[Row]:
             return _decode_batch(checkpoint, corrector, vectors[part], search)
 
-        for index, (candidates, calls) in enumerate(batches.map(run, len(vectors)), first):
+        for index, row in enumerate(batches.map(run, len(vectors)), first):
             # Without their vectors: each is a view that keeps those of the whole batch in memory.
-            yield Row(index, [replace(candidate, vector=None) for candidate in candidates[: search.candidates]], calls)
-            encoder_calls += calls
+            candidates = [replace(candidate, vector=None) for candidate in row.candidates[: search.candidates]]
+            yield replace(row, index=index, candidates=candidates)
+            encoder_calls += row.encoder_calls
             count += 1
     count, encoder_calls, zeros = processes.total(count, encoder_calls, zeros)
     if warn and zeros:
@@ -79,18 +85,14 @@ def decode(
         log.debug(f"{encoder_calls / count:,.0f} texts re-embedded per vector")
 
 
-def _decode_batch(
-    checkpoint: Checkpoint, corrector: Corrector | None, vectors: np.ndarray, search: FittedSearch
-) -> list[tuple[list[Candidate], int]]:
-    """For each vector its candidates, best first, and how many texts were re-embedded for it."""
-    rows = _candidates(checkpoint, vectors, search)
-    if checkpoint.encoder is None or not search.rerank:
-        return [(row, 0) for row in rows]
-    calls = np.array([len(row) for row in rows])
-    rerank(rows, vectors, checkpoint.encoder, search.logprob_weight, search.until_cosine)
-    if corrector is not None:
-        calls += corrector.correct(vectors, rows)
-    return list(zip(rows, calls.tolist()))
+def _decode_batch(checkpoint: Checkpoint, corrector: Corrector | None, vectors: np.ndarray, search: FittedSearch) -> list[Row]:
+    """For each vector its row, with all candidates. The rows are numbered from 0."""
+    rows = [Row(index, candidates) for index, candidates in enumerate(_candidates(checkpoint, vectors, search))]
+    if checkpoint.encoder is not None and search.rerank:
+        rerank(rows, vectors, checkpoint.encoder, Ranking(search.logprob_weight, search.until_cosine, checkpoint.lexicon))
+        if corrector is not None:
+            corrector.correct(rows, vectors)
+    return rows
 
 
 def _candidates(checkpoint: Checkpoint, vectors: np.ndarray, search: FittedSearch) -> list[list[Candidate]]:

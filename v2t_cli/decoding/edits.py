@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import chain, combinations
 from typing import NamedTuple
 
 from v2t_cli.core.one_line import to_line
+from v2t_cli.models.lexicon import WORD, inner_words, text_end
 
-_WORD = re.compile(r"\w+")
 _MARK = re.compile(r"[^\w\s]")
+LONGEST_BLOCK = 4  # words that move together, at most
 
 
 class Span(NamedTuple):
@@ -22,105 +23,131 @@ class Span(NamedTuple):
     new: str
 
 
-Edit = tuple[Span, ...]  # disjoint spans
+class Edit(NamedTuple):
+    """Disjoint spans; flip: whether the first letter of the text changes its case."""
+
+    spans: tuple[Span, ...]
+    flip: bool = False
 
 
-def apply(text: str, edit: Edit) -> str:
-    """The edited text as one line: no blanks at the ends, none doubled, and a capital first letter if the text had one."""
+FLIP = Edit((), flip=True)
+
+
+def edit(*spans: Span) -> Edit:
+    return Edit(spans)
+
+
+def apply(text: str, change: Edit) -> str:
+    """The edited text as one line: no blanks at the ends, none doubled, and the case of its first letter kept, or flipped."""
     out = text
-    for start, stop, new in sorted(edit, reverse=True):
+    for start, stop, new in sorted(change.spans, reverse=True):
         out = out[:start] + new + out[stop:]
     out = re.sub(" +", " ", to_line(out)).strip()
-    before, after = _WORD.search(text), _WORD.search(out)
-    if before and after and before[0][0].isupper():
-        out = out[: after.start()] + out[after.start()].upper() + out[after.start() + 1 :]
+    before, after = WORD.search(text), WORD.search(out)
+    if before and after and (capital := before[0][0].isupper()) | change.flip:
+        first = out[after.start()]
+        out = out[: after.start()] + (first.lower() if capital and change.flip else first.upper()) + out[after.start() + 1 :]
     return out
 
 
 def disjoint(left: Edit, right: Edit) -> bool:
-    """Whether both edits can be made at once: no span of one touches a span of the other."""
-    return all(a.stop < b.start or b.stop < a.start for a in left for b in right)
+    """Whether both edits can be made at once: no span of one overlaps a span of the other, and only one flips the case."""
+    apart = all(a.stop <= b.start or b.stop <= a.start for a in left.spans for b in right.spans)
+    return apart and not (left.flip and right.flip)
 
 
-def rearrangements(text: str) -> Iterator[Edit]:
-    """Delete each word or mark, swap each two words, move each word to each other place."""
-    words = [match.span() for match in _WORD.finditer(text)]
-    inner = _inner_words(text)
-    deletions = [Span(start - (start > 0 and text[start - 1] == " "), stop, "") for start, stop in words]
-    for deletion in deletions:
-        yield (deletion,)
-    for match in _MARK.finditer(text):
-        yield (Span(*match.span(), ""),)
-    for (i, a), (j, b) in combinations(enumerate(words), 2):
-        yield Span(*a, inner[j]), Span(*b, inner[i])
-    for i, deletion in enumerate(deletions):
-        for place in range(len(words) + 1):
-            moved = _inserted(text, words, inner[i], place)
-            if place not in (i, i + 1) and disjoint((deletion,), moved):
-                yield deletion, *moved
+def together(edits: Iterable[Edit]) -> Edit:
+    """Disjoint edits as one."""
+    edits = list(edits)
+    return Edit(tuple(chain.from_iterable(it.spans for it in edits)), any(it.flip for it in edits))
 
 
-def endings(text: str, letters: Iterable[str]) -> Iterator[Edit]:
-    """Drop, replace and add a last letter, for each word of three letters or more."""
-    letters = list(letters)
-    for match in _WORD.finditer(text):
-        if len(match[0]) > 2:
-            last, stop = match.end() - 1, match.end()
-            yield (Span(last, stop, ""),)
-            for letter in letters:
-                yield (Span(stop, stop, letter),)
-                if letter != text[last]:
-                    yield (Span(last, stop, letter),)
+class Parsed:
+    """A text and where its words are. spans: (start, stop) of each word; words: as they look inside a sentence."""
 
+    def __init__(self, text: str):
+        self.text = text
+        self.spans = [match.span() for match in WORD.finditer(text)]
+        self.words = inner_words(text)
 
-def last_letters(texts: Iterable[str], limit: int) -> list[str]:
-    """The `limit` most frequent last letters of the texts' words."""
-    words = chain.from_iterable(map(_WORD.findall, texts))
-    return [letter for letter, _ in Counter(word[-1] for word in words if len(word) > 2).most_common(limit)]
+    def __len__(self) -> int:
+        return len(self.words)
 
+    @cached_property
+    def end(self) -> str:
+        return text_end(self.text)
 
-def borrowings(text: str, borrowed: Iterable[str]) -> Iterator[Edit]:
-    """Put each borrowed word or mark in the place of each word or mark of the text, and between them."""
-    words = [match.span() for match in _WORD.finditer(text)]
-    for new in borrowed:
-        if _WORD.match(new):
-            for span in words:
-                yield (Span(*span, new),)
-            for place in range(len(words) + 1):
-                yield _inserted(text, words, new, place)
-        else:
-            for match in _MARK.finditer(text):
-                yield (Span(*match.span(), new),)
-            for _, stop in words:
-                yield (Span(stop, stop, new),)
+    def replacement(self, number: int, new: str) -> Edit:
+        """Another word in place of word `number`."""
+        return edit(Span(*self.spans[number], new))
 
+    def insertion(self, place: int, new: str) -> Edit:
+        """A word before word number `place`, or after the last one."""
+        if not self.spans:
+            return edit(Span(0, 0, f"{new} "))
+        if place == len(self):
+            stop = self.spans[-1][1]
+            return edit(Span(stop, stop, f" {new}"))
+        start, stop = self.spans[place]
+        if place == 0:  # the word that was the first loses its capital
+            return edit(Span(start, stop, f"{new} {self.words[0]}"))
+        return edit(Span(start, start, f"{new} "))
 
-def borrow(text: str, others: Iterable[str], limit: int) -> list[str]:
-    """The first `limit` words and marks of other texts that the text lacks, as they look inside a sentence."""
-    known = {word.lower() for word in _WORD.findall(text)} | set(_MARK.findall(text))
-    out: list[str] = []
-    for other in others:
-        for word in [*_inner_words(other), *_MARK.findall(other)]:
-            if word.lower() not in known:
-                known.add(word.lower())
-                out.append(word)
-    return out[:limit]
+    def insertions(self, new: str) -> list[Edit]:
+        return [self.insertion(place, new) for place in range(len(self) + 1)]
 
+    def _deletion(self, number: int) -> Span:
+        start, stop = self.spans[number]
+        return Span(start - (start > 0 and self.text[start - 1] == " "), stop, "")
 
-def _inserted(text: str, words: list[tuple[int, int]], new: str, place: int) -> Edit:
-    """Put a word before word number `place` of the text, or after the last one."""
-    if place < len(words):
-        start, stop = words[place]
-        if place == 0:
-            return (Span(start, stop, f"{new} {_inner_words(text)[0]}"),)
-        return (Span(start, start, f"{new} "),)
-    end = words[-1][1] if words else 0
-    return (Span(end, end, f" {new}"),)
+    def deletions(self) -> list[Edit]:
+        """One for each word, in order."""
+        return [edit(self._deletion(number)) for number in range(len(self))]
 
+    def marks(self, ends: Iterable[str]) -> Iterator[Edit]:
+        """Each other end of the text; each mark inside it, or the blank after it, gone; a comma after each word that has none."""
+        begin = len(self.text) - len(self.end)
+        for end in ends:
+            if end != self.end:
+                yield edit(Span(begin, len(self.text), end))
+        for match in _MARK.finditer(self.text, 0, begin):
+            yield edit(Span(*match.span(), ""))
+            if self.text[match.end()] == " ":
+                yield edit(Span(match.end(), match.end() + 1, ""))
+        for _, stop in self.spans[:-1]:
+            if self.text[stop] == " ":
+                yield edit(Span(stop, stop, ","))
 
-def _inner_words(text: str) -> list[str]:
-    """The words of the text as they look inside a sentence: without the capital that starts it."""
-    words = _WORD.findall(text)
-    if words and (len(words[0]) == 1 or words[0][1:].islower()):
-        words[0] = words[0].lower()
-    return words
+    def cases(self) -> Iterator[Edit]:
+        """The first letter of the text, and of each other word, in the other case."""
+        yield FLIP
+        for start, _ in self.spans[1:]:
+            yield edit(Span(start, start + 1, self.text[start].swapcase()))
+
+    def swaps(self, neighbours: bool) -> Iterator[Edit]:
+        """Swap each two words, or only neighbours."""
+        for i, j in combinations(range(len(self)), 2):
+            if j == i + 1 or not neighbours:
+                yield edit(Span(*self.spans[i], self.words[j]), Span(*self.spans[j], self.words[i]))
+
+    def moves(self) -> Iterator[Edit]:
+        """Move each word to each other place, except those that a swap of neighbours reaches."""
+        for number in range(len(self)):
+            for place in range(len(self) + 1):
+                if not number - 1 <= place <= number + 2:
+                    moved, gone = self.insertion(place, self.words[number]), edit(self._deletion(number))
+                    if disjoint(moved, gone):
+                        yield together([gone, moved])
+
+    def block_moves(self) -> Iterator[Edit]:
+        """Move two to LONGEST_BLOCK neighbouring words to each later or earlier place; marks stay between the same places."""
+        count = len(self)
+        gaps = [self.text[left[1] : right[0]] for left, right in zip(self.spans, self.spans[1:])]
+        for start in range(count):
+            for stop in range(start + 2, min(count, start + LONGEST_BLOCK) + 1):
+                for place in (*range(start), *range(stop + 1, count + 1)):
+                    rest = [*range(start), *range(stop, count)]
+                    cut = place if place < start else place - (stop - start)
+                    order = [self.words[i] for i in (*rest[:cut], *range(start, stop), *rest[cut:])]
+                    new = "".join(chain.from_iterable(zip(order, [*gaps, ""])))
+                    yield edit(Span(self.spans[0][0], self.spans[-1][1], new))

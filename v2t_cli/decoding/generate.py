@@ -16,7 +16,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from v2t_cli.core.one_line import to_line
 from v2t_cli.decoding.search import Search
-from v2t_cli.models.inverter import Hypotheses, Inverter
+from v2t_cli.models.inverter import Inverter
 
 
 class Written(NamedTuple):
@@ -31,21 +31,18 @@ _Choose = Callable[[Tensor], Tensor]  # logits (rows, vocabulary) -> the tokens 
 
 
 @torch.inference_mode()
-def generate(
-    inverter: Inverter, tokenizer: Any, vectors: Tensor, search: Search, hypotheses: Hypotheses | None = None
-) -> list[list[Written]]:
+def generate(inverter: Inverter, tokenizer: Any, vectors: Tensor, search: Search) -> list[list[Written]]:
     """For each vector at most search.beams texts, the most probable first; sampled texts come in any order.
 
-    vectors: (batch, dim) float32 on the inverter's device; hypotheses: texts to correct, one for each vector.
+    vectors: (batch, dim) float32 on the inverter's device.
     """
-    prefix, mask = inverter.prefix(vectors, hypotheses)
+    prefix = inverter.prefix(vectors)
     draws = search.beams if search.strategy == "sample" else 1
     if draws > 1:
-        prefix, mask = prefix.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
+        prefix = prefix.repeat_interleave(draws, dim=0)
     width = search.beams // draws
     choose = _draw(search) if search.strategy == "sample" else _most_probable(width)
-    reader = Reader(inverter, prefix, mask)
-    beams = _search(reader, len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
+    beams = _search(Reader(inverter, prefix), len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
     rows = [[Written(to_line(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
     return [list(chain.from_iterable(rows[start : start + draws])) for start in range(0, len(rows), draws)]
@@ -119,21 +116,18 @@ def _until_end(ids: list[int], end: int) -> list[int]:
 class Reader:
     """The decoder with what each row has read so far: the prefix, then tokens."""
 
-    def __init__(self, inverter: Inverter, prefix: Tensor, mask: Tensor):
+    def __init__(self, inverter: Inverter, prefix: Tensor):
         self.inverter = inverter
         self.cache = inverter.new_cache()
-        self.mask = None if mask.all() else mask
         self.unread = prefix  # everything, if the decoder has no cache
 
     def logits(self) -> Tensor:
         """For the next token: float32 (rows, vocabulary)."""
-        return self.inverter.next_logits(self.unread, self.mask, self.cache)
+        return self.inverter.next_logits(self.unread, self.cache)
 
     def advance(self, rows: Tensor, tokens: Tensor) -> None:
         """Row i becomes what rows[i] was, followed by tokens[i]."""
         moved = len(rows) != len(self.unread) or bool((rows != torch.arange(len(rows), device=rows.device)).any())
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask[rows], self.mask.new_ones(len(rows), 1)], dim=1)
         embeds = self.inverter.lm.get_input_embeddings()(tokens[:, None])
         if self.cache is None:
             embeds = torch.cat([self.unread[rows], embeds], dim=1)

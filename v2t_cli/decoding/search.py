@@ -7,15 +7,16 @@ from typing import Any
 import torch
 
 from v2t_cli.core.config import DecodeConfig
+from v2t_cli.core.console import Track, silent
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.types import Strategy
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.inverter import Inverter
 
 PRESETS = {
-    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0, "width": 1, "edits": 80},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 2, "width": 1, "edits": 50},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 8, "width": 3, "edits": 160},
+    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0, "width": 1, "edits": 25},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 4, "width": 1, "edits": 25},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 16, "width": 1, "edits": 100},
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
 AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
@@ -28,8 +29,8 @@ class Search(DecodeConfig):
     beams: int  # hypotheses per vector: beam width, or number of samples
     rerank: bool
     rounds: int  # of correction
-    width: int  # texts per vector that a round corrects
-    edits: int  # of each text, at most
+    width: int  # texts per vector that a round edits
+    edits: int  # of a text with words of the lexicon, the first time that it is edited
 
 
 class FittedSearch(Search):
@@ -61,8 +62,11 @@ def resolve_search(config: DecodeConfig) -> Search:
     return Search(**settings)
 
 
-def fit(checkpoint: Checkpoint, search: Search) -> FittedSearch:
-    """Fit a search to a checkpoint: texts no longer than its positions, batches that fit, no re-ranking without an encoder."""
+def fit(checkpoint: Checkpoint, search: Search, cache: str | None = None, track: Track = silent) -> FittedSearch:
+    """Fit a search to a checkpoint: texts no longer than its positions, batches that fit, no re-ranking without an encoder.
+
+    If the search corrects, the words of the checkpoint's lexicon are embedded, unless `cache`, a folder, holds their vectors.
+    """
     settings = search.model_dump()
     limit = checkpoint.inverter.n_positions
     if limit is not None:  # past its positions a decoder fails with a bare IndexError
@@ -72,6 +76,8 @@ def fit(checkpoint: Checkpoint, search: Search) -> FittedSearch:
         settings["batch_size"] = max(1, sequences // search.beams)
     if checkpoint.encoder is None:
         settings |= {"rerank": False, "rounds": 0}
+    elif search.rounds:
+        checkpoint.open_words(search.lexicon, cache, track)
     return FittedSearch(**settings)
 
 

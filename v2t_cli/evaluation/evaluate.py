@@ -14,7 +14,7 @@ from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.core.similarity import row_cosine
-from v2t_cli.decoding.candidates import Row
+from v2t_cli.decoding.candidates import Row, SureWord
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.evaluation.metrics import Interval, TextScores, ratio_interval, score_texts
@@ -23,27 +23,31 @@ from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import embed_all
 from v2t_cli.models.inverter import log_likelihood
 from v2t_cli.models.language_model import tokenize
+from v2t_cli.models.lexicon import WORD, Lexicon
 
-# Upper ends of the length classes, in the decoder's tokens without the end-of-text.
-LENGTHS = (4, 8, 12)
+# Upper ends of the length classes: in the decoder's tokens without the end-of-text, and in words.
+TOKENS, WORDS = (4, 8, 12), (3, 5, 7)
 # Lower ends of the confidence bands.
 BANDS = (0.999, 0.95, 0.9, 0.8, 0.6)
+# Lower ends of the bands of the words' probabilities.
+SURE_BANDS = (0.95, 0.8, 0.6, 0.4)
 
 
 @dataclass
 class Sample:
-    """A text, what was decoded from its vector, and the cosine of the two vectors."""
+    """A text, what was decoded from its vector, the cosine of the two vectors, and how sure each word is, where that is known."""
 
     source: str
     text: str
     cosine: float | None
+    words: list[SureWord] | None = None
 
 
 @dataclass
 class LengthClass:
-    """Scores of the texts that have `tokens` tokens, such as "5-8"."""
+    """Scores of the texts that are this long, such as "5-8"."""
 
-    tokens: str
+    length: str
     n: int
     exact_match: float
     bleu: float
@@ -61,6 +65,15 @@ class Band:
 
 
 @dataclass
+class SureBand:
+    """How many words have a probability in this band, such as "0.8-0.9", and the fraction of them that stand in the true text."""
+
+    probability: str
+    n: int
+    right: float | None
+
+
+@dataclass
 class Evaluation:
     """Scores of a checkpoint on texts; the loss in nats per token."""
 
@@ -72,8 +85,11 @@ class Evaluation:
     strategy: str
     milliseconds: float  # of decoding, per vector
     encoder_calls: float  # re-embedded texts, per vector
-    by_length: list[LengthClass]
+    by_length: list[LengthClass]  # in tokens
+    by_words: list[LengthClass]
+    unknown_words: float | None  # fraction of the words in texts that are not exact; None without such texts, or a lexicon
     confidence: list[Band]  # empty without an encoder
+    word_confidence: list[SureBand]  # empty without correction
     samples: list[Sample]
     pairs: list[Sample]  # all of them; not in as_dict
     nearest: TextScores | None = None  # of the nearest training text instead of a decoded one
@@ -82,8 +98,12 @@ class Evaluation:
         """The object that `v2t eval --json` prints, with the scores at its top level."""
         out = asdict(replace(self, pairs=[]))
         del out["pairs"]
+        for sample in out["samples"]:
+            del sample["words"]
         scores = out.pop("scores")
         scores["intervals"] |= {"loss": out.pop("loss_interval")}
+        for key, unit in (("by_length", "tokens"), ("by_words", "words")):
+            out[key] = [{unit: row.pop("length"), **row} for row in out[key]]
         return {"n": scores.pop("n"), "loss": out.pop("loss"), "perplexity": out.pop("perplexity"), **scores, **out}
 
 
@@ -110,7 +130,8 @@ def evaluate(
     rows, milliseconds = _timed_rows(checkpoint, vectors, search, seed, track, processes)
     generated = [row.best.text for row in rows]
     cosines = _cosines(checkpoint, rows, vectors, processes)
-    pairs = [Sample(*pair) for pair in zip(texts, generated, [None] * len(texts) if cosines is None else cosines.tolist())]
+    of_rows = [None] * len(texts) if cosines is None else cosines.tolist()
+    pairs = [Sample(text, row.best.text, cosine, row.words) for text, row, cosine in zip(texts, rows, of_rows)]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:samples])
     loss = float(losses.sum() / lengths.sum())
     return Evaluation(
@@ -119,21 +140,23 @@ def evaluate(
         loss_interval=ratio_interval(losses, lengths),
         scores=score_texts(generated, texts, cosines),
         quality=search.quality,
-        strategy=f"{search.strategy}, {search.beams} per vector" + _judged(checkpoint, search),
+        strategy=f"{search.strategy}, {search.beams} per vector" + _judged(search),
         milliseconds=milliseconds,
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
-        by_length=_by_length(lengths - 1, generated, texts, cosines),
+        by_length=_by_length(lengths - 1, TOKENS, generated, texts, cosines),
+        by_words=_by_length(np.array([len(WORD.findall(text)) for text in texts]), WORDS, generated, texts, cosines),
+        unknown_words=_unknown_words(checkpoint.lexicon, generated, texts),
         confidence=[] if cosines is None else _confidence(cosines, generated, texts),
+        word_confidence=_word_confidence(pairs),
         samples=[pairs[i] for i in chosen],
         pairs=pairs,
     )
 
 
-def _judged(checkpoint: Checkpoint, search: FittedSearch) -> str:
+def _judged(search: FittedSearch) -> str:
     if not search.rerank:
         return ""
-    corrects = search.rounds and (search.edits or (search.rewrites and checkpoint.inverter.difference is not None))
-    return ", re-ranked and corrected" if corrects else ", re-ranked"
+    return ", re-ranked and corrected" if search.rounds and search.edits else ", re-ranked"
 
 
 def _divided_losses(
@@ -183,21 +206,48 @@ def _cosines(checkpoint: Checkpoint, rows: list[Row], vectors: np.ndarray, proce
     return row_cosine(embed_all(checkpoint.encoder, [row.best.text for row in rows], processes), vectors)
 
 
-def _by_length(lengths: np.ndarray, generated: list[str], texts: list[str], cosines: np.ndarray | None) -> list[LengthClass]:
-    classes, out = np.searchsorted(LENGTHS, lengths), []
+def _by_length(
+    lengths: np.ndarray, ends: tuple[int, ...], generated: list[str], texts: list[str], cosines: np.ndarray | None
+) -> list[LengthClass]:
+    """Scores by class of length. ends: the longest of each class but the last."""
+    classes, out = np.searchsorted(ends, lengths), []
     for i in np.unique(classes):
         rows = np.flatnonzero(classes == i)
         part = score_texts([generated[i] for i in rows], [texts[i] for i in rows], None if cosines is None else cosines[rows], resamples=0)
-        name = f"{(0, *LENGTHS)[i] + 1}" + (f"-{LENGTHS[i]}" if i < len(LENGTHS) else "+")
+        name = f"{(0, *ends)[i] + 1}" + (f"-{ends[i]}" if i < len(ends) else "+")
         out.append(LengthClass(name, part.n, part.exact_match, part.bleu, part.chrf, part.cosine))
     return out
 
 
+def _unknown_words(lexicon: Lexicon, generated: list[str], texts: list[str]) -> float | None:
+    """Of the words in texts that are not exact, the fraction that the lexicon lacks: most of them do not exist."""
+    wrong = [ours for ours, theirs in zip(generated, texts) if ours != theirs]
+    words = sum(len(WORD.findall(text)) for text in wrong)
+    return sum(len(lexicon.unknown(text)) for text in wrong) / words if words and len(lexicon) else None
+
+
 def _confidence(cosines: np.ndarray, generated: list[str], texts: list[str]) -> list[Band]:
     exact = np.array([ours == theirs for ours, theirs in zip(generated, texts)])
+    return [Band(*band) for band in _bands(BANDS, cosines, exact)]
+
+
+def _word_confidence(pairs: list[Sample]) -> list[SureBand]:
+    """Whether the words stand in the true text as often as they should; upper and lower case are the same."""
+    found = []
+    for pair in pairs:
+        true = set(WORD.findall(pair.source.lower()))
+        found += [(probability, word.lower() in true) for word, probability in pair.words or []]
+    if not found:
+        return []
+    probabilities, right = map(np.array, zip(*found))
+    return [SureBand(*band) for band in _bands(SURE_BANDS, probabilities, right)]
+
+
+def _bands(ends: tuple[float, ...], values: np.ndarray, hits: np.ndarray) -> list[tuple[str, int, float | None]]:
+    """For each band of the values, its name, how many are in it, and the fraction of hits. ends: the lower ones, descending."""
     out = []
-    for low, high in zip((*BANDS, -np.inf), (np.inf, *BANDS)):
-        rows = (cosines >= low) & (cosines < high)
+    for low, high in zip((*ends, -np.inf), (np.inf, *ends)):
+        rows = (values >= low) & (values < high)
         name = f">= {low}" if high == np.inf else f"< {high}" if low == -np.inf else f"{low}-{high}"
-        out.append(Band(name, int(rows.sum()), float(exact[rows].mean()) if rows.any() else None))
+        out.append((name, int(rows.sum()), float(hits[rows].mean()) if rows.any() else None))
     return out

@@ -16,10 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from v2t_cli.core.one_line import to_line
 from v2t_cli.evaluation.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
-from v2t_cli.evaluation.evaluate import Evaluation
+from v2t_cli.evaluation.evaluate import SURE_BANDS, Evaluation, Sample
+from v2t_cli.models.lexicon import WORD
 from v2t_cli.models.metadata import CheckpointInfo
 
 FEW = 10  # no recall is given for fewer words
+SURE, UNSURE = SURE_BANDS[0], SURE_BANDS[2]  # probabilities from which, and below which, a word is marked
 INK = "#010203"  # placeholder in the plots for the colour of the page's text
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#2f9e77"  # readable on white and on black, distinct to most colour-blind readers
 
@@ -35,7 +37,15 @@ def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, 
         exactly=fraction["exactly"],
         readable=fraction["exactly"] + fraction["nearly"],
         plots=_plots(evaluation, findings),
-        limits={"few": FEW, "near_f1": NEAR_F1, "neighbours": NEIGHBOURS, "rare": RARE, "same_meaning": SAME_MEANING},
+        limits={
+            "few": FEW,
+            "near_f1": NEAR_F1,
+            "neighbours": NEIGHBOURS,
+            "rare": RARE,
+            "same_meaning": SAME_MEANING,
+            "sure": SURE,
+            "unsure": UNSURE,
+        },
     )
 
 
@@ -67,8 +77,18 @@ def _environment() -> Environment:
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"percent": _percent, "thousands": "{:,}".format, "one_line": to_line}
+    environment.filters |= {"percent": _percent, "thousands": "{:,}".format, "one_line": to_line, "marked": _marked}
     return environment
+
+
+def _marked(pair: Sample) -> list[tuple[str, str]]:
+    """The decoded text in parts, each with the class that shows how sure it is, or none."""
+    text, parts, end = to_line(pair.text), [], 0
+    for match, sure in zip(WORD.finditer(text), pair.words or []):
+        how = "sure" if sure.probability >= SURE else "unsure" if sure.probability < UNSURE else ""
+        parts += [(text[end : match.start()], ""), (match.group(), how)]
+        end = match.end()
+    return [*parts, (text[end:], "")]
 
 
 def _percent(fraction: float) -> str:
@@ -80,12 +100,12 @@ def _percent(fraction: float) -> str:
 
 def _plots(evaluation: Evaluation, findings: Findings) -> dict[str, str]:
     """The three plots, as SVG."""
-    lengths, trust, noise = evaluation.by_length, findings.trust, findings.noise
+    lengths, trust, noise = evaluation.by_words, findings.trust, findings.noise
     return {
         "lengths": _plot(
-            [f"{row.tokens}\n({row.n:,})" for row in lengths],
+            [f"{row.length}\n({row.n:,})" for row in lengths],
             {"came back exactly": [row.exact_match for row in lengths], "cosine of the vectors": [row.cosine for row in lengths]},
-            "length in tokens (number of texts)",
+            "length in words (number of texts)",
         ),
         "trust": _plot(
             [f"≥ {row.cosine}\n({row.rows:,})" for row in trust],

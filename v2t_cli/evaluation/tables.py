@@ -30,16 +30,22 @@ def evaluation_tables(result: Evaluation) -> str:
     )
     console.print(_scores(result))
     console.print(f"BLEU {scores.bleu_signature}\nchrF {scores.chrf_signature}", soft_wrap=True)
-    lengths = _table("tokens", "texts", "exact match", "BLEU", "chrF", "cosine")
-    for row in result.by_length:
-        cosine = _formatted(row.cosine, "{:.3f}")
-        lengths.add_row(row.tokens, str(row.n), f"{row.exact_match:.1%}", f"{row.bleu:.1f}", f"{row.chrf:.1f}", cosine)
-    console.print(lengths)
+    for unit, rows in (("words", result.by_words), ("tokens", result.by_length)):
+        lengths = _table(unit, "texts", "exact match", "BLEU", "chrF", "cosine")
+        for row in rows:
+            cosine = _formatted(row.cosine, "{:.3f}")
+            lengths.add_row(row.length, str(row.n), f"{row.exact_match:.1%}", f"{row.bleu:.1f}", f"{row.chrf:.1f}", cosine)
+        console.print(lengths)
     if result.confidence:
         bands = _table("cosine", "texts", "exact")
         for band in result.confidence:
             bands.add_row(band.cosine, str(band.n), _formatted(band.exact_match, "{:.1%}"))
         console.print(bands)
+    if result.word_confidence:
+        words = _table("probability of a word", "words", "in the true text")
+        for part in result.word_confidence:
+            words.add_row(part.probability, str(part.n), _formatted(part.right, "{:.1%}"))
+        console.print(words)
     if result.samples:
         pairs = Table("source", "generated", Column("cosine", justify="right"))
         for sample in result.samples:
@@ -57,6 +63,8 @@ def _scores(result: Evaluation) -> Table:
         interval = " - ".join(form.format(bound) for bound in result.scores.intervals.get(key, ()))
         nearest = [] if result.nearest is None else [_formatted(getattr(result.nearest, key), form)]
         table.add_row(name, _formatted(getattr(result.scores, key), form), interval, *nearest)
+    if result.unknown_words is not None:
+        table.add_row("unknown words in wrong texts", f"{result.unknown_words:.1%}")
     return table
 
 

@@ -9,28 +9,33 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from v2t_cli.core.config import Config
+from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import move_in, set_default_mode, settle
 from v2t_cli.io.texts import read_lines
 from v2t_cli.models.adapters import ADAPTERS, Adapter
-from v2t_cli.models.encoder import Encoder, checkpoint_encoder
+from v2t_cli.models.encoder import Encoder, checkpoint_encoder, embed_all
 from v2t_cli.models.hub import CODE_REFUSED, asks_for_code, checkpoint_folder
 from v2t_cli.models.inverter import Inverter
-from v2t_cli.models.metadata import ADAPTER, CARD, HELD_OUT, INFO, PICTURE, CheckpointInfo, model_card, read_info
+from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.models.metadata import ADAPTER, CARD, HELD_OUT, INFO, LEXICON, PICTURE, CheckpointInfo, model_card, read_info
+from v2t_cli.models.vector_cache import cached_vectors
+from v2t_cli.models.words import Words
 
 LM = "lm."  # prefix of the decoder's weights in the inverter
-DIFFERENCE = "difference."  # prefix of that adapter's weights
 UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 
 
@@ -46,6 +51,25 @@ class Checkpoint:
     tokenizer: Any
     info: CheckpointInfo
     encoder: Encoder | None = None
+    words: Words | None = None
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """Empty for checkpoints of version 0.1.0, which have none."""
+        path = self.folder / LEXICON
+        return Lexicon.read(path) if path.exists() else Lexicon([], [], [])
+
+    def open_words(self, count: int, cache: str | None = None, track: Track = silent) -> None:
+        """Have `words` ready: the `count` most frequent ones of the lexicon, with their vectors, embedded or from the cache."""
+        assert self.encoder is not None  # whoever needs words has one
+        texts = self.lexicon.words[:count]
+        if self.words is None or len(self.words) != len(texts):
+            try:
+                vectors = np.load(cached_vectors(texts, self.encoder, cache, "words", track)) if texts else embed_all(self.encoder, [])
+            except RequestError as error:  # a folder that cannot be written should not keep anybody from decoding
+                log.warning(f"{error}; embedding {len(texts):,} words, which the next run will have to do again")
+                vectors = embed_all(self.encoder, texts)
+            self.words = Words(self.lexicon, vectors)
 
     def held_out(self) -> list[str]:
         """The texts that were held out from training, at most 2,000 of them."""
@@ -58,6 +82,7 @@ def save_checkpoint(
     tokenizer: Any,
     info: CheckpointInfo,
     held_out: list[str],
+    lexicon: Lexicon,
     dtype: torch.dtype = torch.float32,
     weights: dict[str, torch.Tensor] | None = None,
     picture: bytes | None = None,
@@ -79,6 +104,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(new)
         save_file({name.removeprefix("adapter."): part.contiguous() for name, part in of_adapters.items()}, new / ADAPTER, {"format": "pt"})
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
+        lexicon.write(new / LEXICON)
         if picture is not None:
             (new / PICTURE).write_bytes(picture)
         pictured = picture is not None or (folder / PICTURE).exists()
@@ -156,7 +182,7 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
         half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         for weight in lm.parameters():  # not buffers: the frequencies of rotary positions need their precision
             weight.data = weight.data.to(half)
-    inverter = Inverter(lm, *load_adapters(folder, info, lm.get_input_embeddings().embedding_dim))
+    inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
 
 
@@ -174,25 +200,17 @@ def _check_index(folder: Path) -> None:
         raise RequestError(f"{path}: points outside the folder ('{outside[0]}'); do not trust this checkpoint")
 
 
-def load_adapters(folder: Path, info: CheckpointInfo, hidden: int) -> tuple[Adapter, Adapter | None]:
-    """The adapters of a checkpoint for a decoder of this hidden size: of vectors and, if it corrects, of differences.
-
-    Raises RequestError, naming the file.
-    """
+def load_adapter(folder: Path, info: CheckpointInfo, hidden: int) -> Adapter:
+    """The adapter of a checkpoint for a decoder of this hidden size. Raises RequestError, naming the file."""
     path = folder / ADAPTER
     if info.adapter.kind not in ADAPTERS:
         raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")
-    kind = ADAPTERS[info.adapter.kind]
-    adapter = kind(info.dim, hidden, info.adapter.tokens)
-    difference = kind(info.dim, hidden, info.adapter.tokens) if info.correction else None
+    adapter = ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens)
     try:
-        state = load_file(path)
-        of_difference = {name.removeprefix(DIFFERENCE): state.pop(name) for name in list(state) if name.startswith(DIFFERENCE)}
-        adapter.load_state_dict(state)
-        if difference is not None:
-            difference.load_state_dict(of_difference)
+        # A checkpoint of version 0.1.0 that learned to correct has a second adapter, which inverting does not need.
+        adapter.load_state_dict({name: part for name, part in load_file(path).items() if not name.startswith("difference.")})
     except FileNotFoundError:
         raise RequestError(f"{path}: missing; the checkpoint is incomplete") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RequestError(f"{path}: damaged, or of another checkpoint: {one_line(error)}") from None
-    return adapter, difference
+    return adapter

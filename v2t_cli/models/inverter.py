@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,42 +16,23 @@ from v2t_cli.models.adapters import Adapter
 from v2t_cli.models.language_model import pad
 
 
-class Hypotheses(NamedTuple):
-    """Texts to correct.
-
-    vectors: (batch, dim) float32, of the texts themselves; ids: (batch, time) int64, padded on the left, with the
-    end-of-text that separates them from the better text; lengths: (batch,) int64.
-    """
-
-    vectors: Tensor
-    ids: Tensor
-    lengths: Tensor
-
-
 class Inverter(nn.Module):
     """Reads a sentence vector as prefix positions and writes the sentence.
 
     The sequence is prefix, text tokens, end-of-text. Only the last prefix position predicts a token. Texts are padded on the
-    right, where causal attention never sees the padding; hypotheses on the left, behind a mask.
-
-    difference: if the inverter also corrects, the adapter for target minus hypothesis. The prefix is then that of the target,
-    of the hypothesis (same adapter) and of the difference, followed by the hypothesis' tokens: the scheme of vec2text
-    (Morris et al. 2023) in a decoder-only model.
+    right, where causal attention never sees the padding, so there is no mask.
     """
 
     lm: Any  # a causal LM of transformers
     adapter: Adapter
-    difference: Adapter | None
 
-    def __init__(self, lm: nn.Module, adapter: Adapter, difference: Adapter | None = None):
+    def __init__(self, lm: nn.Module, adapter: Adapter):
         super().__init__()
         _fuse_activations(lm)
         self.lm = lm
         self.adapter = adapter
-        self.difference = difference
         parameters = inspect.signature(lm.forward).parameters
-        self._keeps_logits, self._takes_positions = "logits_to_keep" in parameters, "position_ids" in parameters
-        self._takes_cache = "past_key_values" in parameters
+        self._keeps_logits, self._takes_cache = "logits_to_keep" in parameters, "past_key_values" in parameters
 
     @property
     def device(self) -> torch.device:
@@ -63,53 +44,27 @@ class Inverter(nn.Module):
         limit = getattr(self.lm.config, "max_position_embeddings", None)
         return None if limit is None else limit - self.adapter.tokens
 
-    @property
-    def n_correction_positions(self) -> int | None:
-        """Tokens of a hypothesis and its correction, both ends included, that fit; None for no limit."""
-        return None if self.n_positions is None else self.n_positions - 2 * self.adapter.tokens
+    def prefix(self, vectors: Tensor) -> Tensor:
+        """What the decoder reads before the text: (batch, dim) float32 -> (batch, adapter.tokens, hidden) in the decoder's dtype."""
+        return self.adapter(vectors.float()).to(self.lm.get_input_embeddings().weight.dtype)
 
-    def prefix(self, vectors: Tensor, hypotheses: Hypotheses | None = None) -> tuple[Tensor, Tensor]:
-        """What the decoder reads before the text that it writes.
-
-        vectors: (batch, dim) float32. Returns (batch, time, hidden) in the decoder's dtype and its mask, int64 (batch, time).
-        """
-        vectors = vectors.float()
-        look_up = self.lm.get_input_embeddings()
-        parts = [self.adapter(vectors)]
-        if hypotheses is not None:
-            assert self.difference is not None  # only an inverter that learned to correct gets hypotheses
-            parts += [self.adapter(hypotheses.vectors), self.difference(vectors - hypotheses.vectors)]
-        mask = torch.ones(len(vectors), sum(part.shape[1] for part in parts), dtype=torch.long, device=vectors.device)
-        if hypotheses is not None:
-            parts.append(look_up(hypotheses.ids))
-            time = hypotheses.ids.shape[1]
-            within = torch.arange(time, device=vectors.device) >= (time - hypotheses.lengths)[:, None]
-            mask = torch.cat([mask, within.long()], dim=1)
-        return torch.cat([part.to(look_up.weight.dtype) for part in parts], dim=1), mask
-
-    def logits(self, vectors: Tensor, ids: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
-        """Logits for each of `ids`, given the vector, the hypothesis if there is one, and the tokens before.
+    def logits(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        """Logits for each of `ids`, given the vector and the tokens before.
 
         vectors: (batch, dim); ids: (batch, time) int64, right-padded, end-of-text included. Returns float32 (batch, time, vocabulary).
         """
         time = ids.shape[1]
         tokens = self.lm.get_input_embeddings()(ids[:, :-1])  # here, so that gradients reach the embeddings
-        prefix, read = self.prefix(vectors, hypotheses)
-        embeds = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)  # (batch, prefix + time - 1, hidden)
-        more: dict[str, Any] = {"logits_to_keep": time} if self._keeps_logits else {}
-        mask = None  # padding on the right needs none, and attention is fastest without one
-        if hypotheses is not None:
-            mask = torch.cat([read, read.new_ones(len(read), time - 1)], dim=1)
-            if self._takes_positions:
-                more["position_ids"] = _positions(mask)
-        logits = self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **more).logits
+        embeds = torch.cat([self.prefix(vectors).to(tokens.dtype), tokens], dim=1)  # (batch, prefix + time - 1, hidden)
+        more = {"logits_to_keep": time} if self._keeps_logits else {}
+        logits = self.lm(inputs_embeds=embeds, use_cache=False, **more).logits
         if logits.shape[1] > time:  # even a slice of everything would cost a zeroed copy in the backward pass
             logits = logits[:, -time:]
         return logits.float()
 
-    def forward(self, vectors: Tensor, ids: Tensor, lengths: Tensor, hypotheses: Hypotheses | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Negative log-likelihood of each text in nats, summed over its tokens, end-of-text included: float32 (batch,)."""
-        logits = self.logits(vectors, ids, hypotheses)
+        logits = self.logits(vectors, ids)
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         labels = ids.masked_fill(padding, -100)
         # Flat: on a CPU, a softmax over any dimension but the last is three times slower.
@@ -123,18 +78,15 @@ class Inverter(nn.Module):
         cache = DynamicCache(config=self.lm.config)
         return cache if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers) else None
 
-    def next_logits(self, embeds: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def next_logits(self, embeds: Tensor, cache: Cache | None) -> Tensor:
         """Logits for the next token of each row: float32 (batch, vocabulary).
 
-        embeds: (batch, time, hidden), what the cache does not hold yet; it is added to the cache. mask: int64 (batch, all time),
-        of everything read so far; None if nothing is padding.
+        embeds: (batch, time, hidden), what the cache does not hold yet; it is added to the cache.
         """
         more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_logits else {}
         if cache is not None:
             more["past_key_values"] = cache
-        if mask is not None and self._takes_positions:
-            more["position_ids"] = _positions(mask)[:, -embeds.shape[1] :]
-        return self.lm(inputs_embeds=embeds, attention_mask=mask, use_cache=cache is not None, **more).logits[:, -1].float()
+        return self.lm(inputs_embeds=embeds, use_cache=cache is not None, **more).logits[:, -1].float()
 
 
 def _fuse_activations(lm: nn.Module) -> None:
@@ -143,11 +95,6 @@ def _fuse_activations(lm: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """The position of each token, not counting padding: int64, shaped like the mask (batch, time)."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 # How many logits a batch may have; cross-entropy briefly holds about three times as many.

@@ -178,11 +178,10 @@ class TokenRows:
         return TokenRows(self._ids[np.arange(len(shift)) + shift], ends)
 
 
-def pad(rows: Sequence[Sequence[int]] | TokenRows, pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows of tokens -> (ids (batch, time), lengths (batch,)), int64, padded on the right, or on the left."""
+def pad(rows: Sequence[Sequence[int]] | TokenRows, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of tokens -> (ids (batch, time), lengths (batch,)), int64, padded on the right."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    places, longest = np.arange(lengths.max()), lengths.max()
-    within = places >= (longest - lengths)[:, None] if left else places < lengths[:, None]
+    within = np.arange(lengths.max()) < lengths[:, None]
     ids = np.full(within.shape, pad_id, dtype=np.int64)
     ids[within] = np.concatenate(list(rows))
     return to_device(torch.from_numpy(ids), device), to_device(torch.from_numpy(lengths), device)

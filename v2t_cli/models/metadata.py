@@ -14,7 +14,7 @@ from v2t_cli.io.atomic import settle
 from v2t_cli.io.signature import EncoderIdentity
 
 FORMAT: Literal[1] = 1
-INFO, ADAPTER, HELD_OUT, CARD = "v2t.json", "adapter.safetensors", "held_out.txt", "README.md"
+INFO, ADAPTER, HELD_OUT, LEXICON, CARD = "v2t.json", "adapter.safetensors", "held_out.txt", "lexicon.txt", "README.md"
 LOG, PICTURE = "log.jsonl", "loss.png"  # of a training
 TRACKED = "v2t"  # the folder that TensorBoard reads
 RESUME = ".resume"  # the folder that `train --resume` reads
@@ -53,28 +53,12 @@ class TrainingInfo(BaseModel):
     finished: bool
 
 
-class CorrectionInfo(TrainingInfo):
-    """The second stage of a training, in which the decoder learned to correct hypotheses; one epoch is one pass over them."""
-
-    source: str | None = None
-    hypotheses: int
-
-
-class CorrectionScores(BaseModel):
-    """On the held-out texts that the inverter got wrong: nats per token given the vector, and given its hypothesis too."""
-
-    texts: int
-    loss: float
-    corrected_loss: float
-
-
 class HeldOutScores(BaseModel):
     """On the held-out texts: nats per token, the end of the text counted as one."""
 
     texts: int
     loss: float
     perplexity: float
-    correction: CorrectionScores | None = None
 
 
 class CheckpointInfo(BaseModel):
@@ -88,7 +72,6 @@ class CheckpointInfo(BaseModel):
     lengths: LengthInfo
     data: DataInfo
     training: TrainingInfo
-    correction: CorrectionInfo | None = None  # None: the checkpoint does not correct
     held_out: HeldOutScores | None
     versions: dict[str, str]
 

@@ -46,7 +46,7 @@ def decode_file(
         digest = reader.digest(processes)  # reads, and so checks, all values before the work begins
         check_width(read_info(checkpoint), reader.dim, reader.name)  # before a model is loaded in vain
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if search.rerank else "none")
-        fitted = fit(opened, search)
+        fitted = fit(opened, search, config.data.cache, console.progress_bar)
         size = reader.fitting(fitted.batch_size)
         if resumable:
             parts = stack.enter_context(ResumableLines(output, processes, resume, overwrite))

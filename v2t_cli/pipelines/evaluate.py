@@ -49,7 +49,7 @@ def evaluate_files(
         processes, device = stack.enter_context(launched(config.device))
         page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if vectors else "required")
-        search = fit(opened, wanted)
+        search = fit(opened, wanted, config.data.cache, track)
         lines = list(read_lines(texts)) if texts else opened.held_out()
         rows = _vectors(opened, lines, vectors, processes)
         known = None if train_texts is None else list(read_lines(train_texts))

@@ -31,6 +31,8 @@ def _tsv(row: Row) -> str:
 
 def _jsonl(row: Row, candidates: int) -> str:
     out = {"index": row.index, **_fields(row.best)}
+    if row.words is not None:
+        out["words"] = [{"word": word, "probability": round(probability, 3)} for word, probability in row.words]
     if candidates > 1:
         out["candidates"] = [_fields(candidate) for candidate in row.candidates]
     return json.dumps(out, ensure_ascii=False)

@@ -91,11 +91,7 @@ class TrainingView:
             log.info(f"step {report.step:,} ({report.fraction:.1%}): loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s")
 
     def evaluation(self, report: EvalReport) -> None:
-        wrong = report.scores.correction
-        corrected = ""
-        if wrong:
-            corrected = f"; on the {wrong.texts:,} texts it got wrong: {wrong.loss:.4f}, given its own output {wrong.corrected_loss:.4f}"
-        log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {report.scores.loss:.4f} nats per token{corrected}")
+        log.info(f"step {report.step:,}, {report.minutes:.1f} minutes: held-out loss {report.scores.loss:.4f} nats per token")
         self._pairs = report.samples
         if not self._live:
             for source, generated in report.samples:

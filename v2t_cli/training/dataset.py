@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +13,13 @@ import numpy as np
 from v2t_cli.core.config import Config, DataConfig
 from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.errors import RequestError
-from v2t_cli.core.processes import ALONE
-from v2t_cli.io.resumable import ResumableVectors
-from v2t_cli.io.signature import Signature
 from v2t_cli.io.texts import fingerprint, read_lines
 from v2t_cli.io.vectors import map_vectors, open_vectors
-from v2t_cli.models.encoder import CHUNK_TEXTS, Encoder, embed_chunks
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.language_model import TokenRows, tokenize_corpus
+from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.metadata import KEPT_HELD_OUT
+from v2t_cli.models.vector_cache import cached_vectors
 
 
 class Selection(NamedTuple):
@@ -119,6 +116,11 @@ class Corpus:
     held_out: Split
     sha256: str
 
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """Of the training texts."""
+        return Lexicon.of_texts(self.train.texts)
+
 
 def read_corpus(config: DataConfig, seed: int) -> Corpus:
     """Read, filter and split the texts. A larger data.held_out holds out the same texts and more.
@@ -159,65 +161,10 @@ def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, 
     They come from data.vectors, else from the cache, else they are embedded now.
     """
     # Mapped, not read: a batch's pages come from the disk's cache, and several processes share them.
-    return map_vectors(config.vectors or _cached(config, corpus, encoder, track))
-
-
-def _cached(config: DataConfig, corpus: Corpus, encoder: Encoder | None, track: Track) -> Path:
-    """The file with the embedded texts, which is written now unless an earlier run did."""
-    from filelock import FileLock
-
-    assert encoder is not None  # there is one if there are no vectors from elsewhere
-    identity = encoder.identity
-    name = f"{corpus.sha256} {identity.name} {identity.prompt} {identity.normalize}"
-    signature = Signature(settings={"texts": corpus.sha256, **identity.model_dump(include={"prompt", "normalize"})}, encoder=identity)
-    path = cache_folder(config.cache) / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
-    # The lock lets several runs, and the processes of one, embed the same texts only once.
-    with FileLock(path.with_suffix(".lock")):
-        # The name of an encoder says little about what its folder holds today: its probe vector decides.
-        if path.exists() and _is_made_by(path.with_suffix(".json"), signature):
-            log.info(f"using cached vectors from {path}")
-            return path
-        for outdated in (path, path.with_suffix(".part")):  # the latter of version 0.1.0
-            outdated.unlink(missing_ok=True)
-        path.with_suffix(".json").write_text(signature.model_dump_json(), encoding="utf-8")
-        _embed_into(path, corpus.texts, encoder, signature, track)
-        log.info(f"embedded {len(corpus.texts):,} texts; cached in {path}")
-    return path
-
-
-def _embed_into(path: Path, texts: list[str], encoder: Encoder, signature: Signature, track: Track) -> None:
-    """Embed the texts that an interrupted run of the same signature has not embedded."""
-    hint = "to embed the rest, train on these texts again"
-    shape = len(texts), encoder.identity.dim
-    with ResumableVectors(path, ALONE, shape, resume=True, overwrite=True, hint=hint) as parts:
-        blocks = parts.begin(len(texts), CHUNK_TEXTS, signature)
-        left = sum(map(len, blocks))
-        log.info(f"embedding {left:,} texts")
-        with track("embedding", len(texts)) as advance:
-            advance(len(texts) - left)
-            chunks = embed_chunks(encoder, (texts[block.start : block.stop] for block in blocks))
-            for vectors, block in zip(chunks, blocks):  # in this order, so that `chunks` runs to its end and reports cut texts
-                parts.write_vectors(block.start, vectors)
-                advance(len(block))
-        parts.finish()
-
-
-def _is_made_by(path: Path, signature: Signature) -> bool:
-    try:
-        Signature.model_validate_json(path.read_bytes()).check(signature, str(path))
-    except (OSError, ValueError, RequestError):
-        return False
-    return True
-
-
-def cache_folder(named: str | None) -> Path:
-    """The folder for embedded texts, created if need be: the one that the configuration names, or the user's own."""
-    folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "v2t")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{folder}: cannot be used as the vector cache (data.cache): {error.strerror}") from None
-    return folder
+    if config.vectors is None:
+        assert encoder is not None  # there is one if there are no vectors from elsewhere
+        return map_vectors(cached_vectors(corpus.texts, encoder, config.cache, track=track))
+    return map_vectors(config.vectors)
 
 
 def statistics(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

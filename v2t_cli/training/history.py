@@ -32,7 +32,7 @@ class History:
     def is_ours(self) -> bool:
         """Whether a History wrote the file that is there."""
         events = list(self.events())
-        known = all(isinstance(event, dict) and {"event", "run", "step"} <= event.keys() for event in events)
+        known = all(isinstance(event, dict) and {"event", "step"} <= event.keys() for event in events)
         return known and (bool(events) or not self._path.stat().st_size)
 
     def drop(self) -> None:
@@ -50,26 +50,26 @@ class History:
                     with suppress(ValueError):
                         yield json.loads(line)
 
-    def go_back(self, run: int, step: int) -> None:
+    def go_back(self, step: int) -> None:
         """Drop what was written after this step, from which the run resumes."""
-        kept = [event for event in self.events() if (event["run"], event["step"]) <= (run, step)]
+        kept = [event for event in self.events() if event["step"] <= step]
         if self._path.exists():
             with replacing(self._path) as stream:
                 stream.writelines((json.dumps(event, ensure_ascii=False) + "\n").encode() for event in kept)
 
-    def picture(self, run: int) -> bytes | None:
+    def picture(self) -> bytes | None:
         """The loss by step, in training and on held-out texts, as a PNG.
 
         None if nothing was logged, or if drawing fails: a picture must not cost hours of training.
         """
         try:
-            return self._picture(run)
+            return self._picture()
         except Exception as error:  # the user's matplotlib settings may ask for things that are missing
             log.warning(f"cannot plot the losses: {one_line(error)}")
             return None
 
-    def _picture(self, run: int) -> bytes | None:
-        losses = {name: [(it["step"], it["loss"]) for it in self.events() if (it["event"], it["run"]) == (name, run)] for name in _LABELS}
+    def _picture(self) -> bytes | None:
+        losses = {name: [(it["step"], it["loss"]) for it in self.events() if it["event"] == name] for name in _LABELS}
         if not any(losses.values()):
             return None
         from matplotlib import style

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from v2t_cli.core.config import Config
@@ -22,17 +22,18 @@ from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError
 from v2t_cli.io.signature import EncoderIdentity, Signature, flat
 from v2t_cli.models.adapters import ADAPTERS, Adapter
-from v2t_cli.models.checkpoint import load_adapters
-from v2t_cli.models.encoder import open_encoder
+from v2t_cli.models.checkpoint import load_adapter
+from v2t_cli.models.encoder import Encoder, open_encoder
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import load_lm, scratch_lm, set_dropout
-from v2t_cli.models.metadata import TRACKED, is_checkpoint, read_info
-from v2t_cli.training import correction, state
+from v2t_cli.models.metadata import TRACKED, CheckpointInfo, is_checkpoint, read_info
+from v2t_cli.training import state
+from v2t_cli.training.augment import Augmenter
 from v2t_cli.training.batches import Examples
 from v2t_cli.training.callbacks import Callbacks
-from v2t_cli.training.dataset import Corpus, corpus_vectors, has_encoder, read_corpus, split_held_out, statistics
+from v2t_cli.training.dataset import Corpus, corpus_vectors, has_encoder, read_corpus, statistics
 from v2t_cli.training.history import History
-from v2t_cli.training.trainer import Models, Stage, Trainer, TrainingData
+from v2t_cli.training.trainer import Models, Trainer, TrainingData
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 # Standard deviation of the prefix before a decoder from scratch, whose token embeddings start at 0.02. A prefix as small as
@@ -40,31 +41,27 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 UNTRAINED_SCALE = 0.05
 
 
-def prepare(stage: Stage, callbacks: Callbacks, resume: bool) -> Trainer:
-    """Make a stage ready to train, at its beginning or where it stopped. Raises RequestError."""
-    config = stage.config
+def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
+    """Make a run ready to train, at its beginning or where it stopped. Raises RequestError."""
     set_seed(config.seed)
     accelerator = open_accelerator(config)
     corpus = read_corpus(config.data, config.seed)
     # Opened before anything is embedded, so that a wrong name is reported at once.
     encoder = open_encoder(config.encoder, str(accelerator.device)) if has_encoder(config) else None
+    if config.data.augment and encoder is None:
+        raise RequestError(
+            "data.augment embeds new texts, so it needs the encoder of data.vectors: name it as encoder.model, or with --encoder"
+        )
     identity = encoder.identity if encoder else None
-    progress = _open_progress(stage, _signature(stage.request, corpus, identity, accelerator.num_processes), resume)
+    progress = _open_progress(config, _signature(config, corpus, identity, accelerator.num_processes), resume)
     lm, tokenizer = _open_decoder(config, corpus)
     vectors = corpus_vectors(config.data, corpus, encoder, callbacks.track)
-    inverter = Inverter(lm, _adapter(config, corpus, vectors, identity, lm, continues=stage.base is None))
-    data = _data(stage, corpus, vectors, identity, inverter, tokenizer)
-    if stage.request.train.correction:
-        correction.check_room(inverter)
-    if stage.base is not None:
-        if _may_know_held_out(config, stage.base, corpus):
-            log.warning("the inverter may have been trained on the texts set aside for correction: its mistakes there are not typical")
-        teacher = correction.Teacher(config, accelerator, inverter, tokenizer, encoder, callbacks.track)
-        data, inverter.difference = teacher.add_hypotheses(data, stage.base, made=resume)
-        del teacher
-    del encoder  # training needs its memory
-    gc.collect()
-    trainer = Trainer(stage, accelerator, data, _wrapped(config, accelerator, inverter, tokenizer), progress, callbacks)
+    inverter = Inverter(lm, _adapter(config, corpus, vectors, identity, lm))
+    data = _data(config, corpus, vectors, encoder, inverter, tokenizer)
+    if not config.data.augment:
+        del encoder  # training needs its memory
+        gc.collect()
+    trainer = Trainer(config, accelerator, data, _wrapped(config, accelerator, inverter, tokenizer), progress, callbacks)
     _log_start(trainer)
     _restore(trainer, resume)
     if config.train.trackers:
@@ -88,50 +85,48 @@ def open_accelerator(config: Config) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-    # A batch without hypotheses leaves the adapter of differences without gradients.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if config.train.correction else []
     trackers, arguments = config.train.trackers, {}
     if trackers:
         if missing := set(trackers) - set(map(str, get_available_trackers())):
             raise RequestError(f"train.trackers: {', '.join(sorted(missing))} is not installed; pip install {' '.join(sorted(missing))}")
         arguments = {"log_with": trackers, "project_dir": config.output}
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers, **arguments)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", **arguments)
     if accelerator.distributed_type not in SUPPORTED or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
         kind = accelerator.distributed_type.value
         raise RequestError(f"accelerate's configuration asks for {kind}; v2t trains with DDP, or with FSDP and fsdp_version: 2")
     return accelerator
 
 
-def _open_progress(stage: Stage, signature: Signature, resume: bool) -> state.Progress:
-    """The beginning of a stage, or how far it was when it stopped, if it is the same one."""
+def _open_progress(config: Config, signature: Signature, resume: bool) -> state.Progress:
+    """The beginning of a run, or how far it was when it stopped, if it is the same one."""
     if not resume:
-        return state.Progress(stage=stage.number, **dict(signature))
-    progress = state.read_progress(Path(stage.config.output))
-    progress.check(signature, stage.config.output)
+        return state.Progress(**dict(signature))
+    progress = state.read_progress(Path(config.output))
+    progress.check(signature, config.output)
     return progress
 
 
-def _signature(request: Config, corpus: Corpus, identity: EncoderIdentity | None, processes: int) -> Signature:
+def _signature(config: Config, corpus: Corpus, identity: EncoderIdentity | None, processes: int) -> Signature:
     """What must stay the same for a run to resume. Of an encoder: what its probe vector does not tell."""
     digest = None
     if identity is None:  # the vectors come from elsewhere
-        parts = statistics(corpus_vectors(request.data, corpus, None), corpus.train.rows)
+        parts = statistics(corpus_vectors(config.data, corpus, None), corpus.train.rows)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
-    decoder, settings = request.decoder, request.train
+    decoder, settings = config.decoder, config.train
     values = {
-        "data.min_chars": request.data.min_chars,
-        "data.max_chars": request.data.max_chars,
+        "data.min_chars": config.data.min_chars,
+        "data.max_chars": config.data.max_chars,
         "texts": corpus.sha256[:12],
-        "held_out": request.data.held_out,
-        "seed": request.seed,
+        "held_out": config.data.held_out,
+        **({"augment": config.data.augment} if config.data.augment else {}),  # version 0.1.0 did not know it
+        "seed": config.seed,
         "vectors": digest,
         "encoder": identity.model_dump(include={"prompt", "normalize"}) if identity else None,
         "decoder": decoder.scratch.model_dump() if decoder.scratch else [decoder.model, decoder.revision],
-        "adapter": request.adapter.model_dump(),
+        "adapter": config.adapter.model_dump(),
         "batch": [settings.batch_size, settings.gradient_accumulation * processes],
         "learning rates": settings.learning_rates(decoder.scratch is not None),
         **{key: getattr(settings, key) for key in ("weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
-        "correction": settings.correction.model_dump(exclude={"epochs", "max_minutes"}) if settings.correction else None,
     }
     return Signature(settings=values, encoder=identity)
 
@@ -145,11 +140,8 @@ def _open_decoder(config: Config, corpus: Corpus) -> tuple[Any, Any]:
     return lm, tokenizer
 
 
-def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: EncoderIdentity | None, lm: Any, continues: bool) -> Adapter:
-    """A new adapter, or the adapter of the v2t checkpoint that the decoder comes from.
-
-    continues: whether an inverter is trained further, on texts that may have been held out before.
-    """
+def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: EncoderIdentity | None, lm: Any) -> Adapter:
+    """A new adapter, or the adapter of the v2t checkpoint that the decoder comes from."""
     embedding = lm.get_input_embeddings().weight
     folder = Path(config.decoder.model)
     if config.decoder.scratch is None and is_checkpoint(folder):
@@ -159,10 +151,10 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
         if info.encoder and identity:
             info.encoder.check(identity, f"the checkpoint {folder}")
         if (info.adapter.kind, info.adapter.tokens) == (config.adapter.kind, config.adapter.tokens):
-            known = continues and _may_know_held_out(config, folder, corpus)
+            known = _may_know_held_out(info, config.seed, corpus)
             warning = "; it may have been trained on texts that are now held out" if known else ""
             log.info(f"continuing with the adapter of {folder}{warning}")
-            return load_adapters(folder, info, embedding.shape[1])[0]
+            return load_adapter(folder, info, embedding.shape[1])
         log.info(f"the adapter of {folder} is {info.adapter.kind} x {info.adapter.tokens}, not as configured; training a new one")
     adapter = ADAPTERS[config.adapter.kind](vectors.shape[1], embedding.shape[1], config.adapter.tokens)
     mean, scale = statistics(vectors, corpus.train.rows)
@@ -171,24 +163,21 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     return adapter
 
 
-def _may_know_held_out(config: Config, folder: Path, corpus: Corpus) -> bool:
+def _may_know_held_out(info: CheckpointInfo, seed: int, corpus: Corpus) -> bool:
     """Whether a v2t checkpoint may have been trained on texts that this run holds out."""
-    data = read_info(folder).data
-    fraction = config.data.held_out + (config.train.correction.texts if config.train.correction else 0)
-    kept = split_held_out(len(corpus.texts), fraction, config.seed)[1]
-    same = data.sha256 == corpus.sha256 and data.seed in (None, config.seed)
-    return not same or data.held_out < len(kept)
+    same = info.data.sha256 == corpus.sha256 and info.data.seed in (None, seed)
+    return not same or info.data.held_out < len(corpus.held_out)
 
 
-def _data(
-    stage: Stage, corpus: Corpus, vectors: np.ndarray, identity: EncoderIdentity | None, inverter: Inverter, tokenizer: Any
-) -> TrainingData:
+def _data(config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder | None, inverter: Inverter, tokenizer: Any) -> TrainingData:
     """The examples, tokenized."""
     limit = inverter.n_positions
     train = corpus.train.tokenized(tokenizer, limit, "training")
-    held_out = corpus.held_out.sampled(stage.config.seed).tokenized(tokenizer, limit, "held-out")
-    measured = [Examples(held_out, vectors)] if len(held_out) else []
-    return TrainingData(corpus, [Examples(train, vectors)], measured, identity)
+    held_out = corpus.held_out.sampled(config.seed).tokenized(tokenizer, limit, "held-out")
+    examples, augmenter = Examples(train, vectors), None
+    if encoder is not None and config.data.augment:
+        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, config.data.augment, limit)
+    return TrainingData(corpus, examples, Examples(held_out, vectors), augmenter, encoder.identity if encoder else None)
 
 
 def _wrapped(config: Config, accelerator: Accelerator, inverter: Inverter, tokenizer: Any) -> Models:
@@ -212,20 +201,17 @@ def _wrapped(config: Config, accelerator: Accelerator, inverter: Inverter, token
 
 def _log_start(trainer: Trainer) -> None:
     size = f"{sum(weight.numel() for weight in trainer.models.inverter.parameters()) / 1e6:.1f}M parameters"
-    learned = f"{len(trainer.data.examples[-1]):,} {'hypotheses' if trainer.stage.base else 'texts'}"
-    what = " the correction" if trainer.stage.base else ""
-    log.info(f"training{what} on {trainer.accelerator.device}: {size}, {learned}, {trainer.length()}")
+    log.info(f"training on {trainer.accelerator.device}: {size}, {len(trainer.data.examples):,} texts, {trainer.length()}")
 
 
 def _restore(trainer: Trainer, resume: bool) -> None:
     """Load the saved state, or remove what an earlier run left in the output folder."""
-    accelerator, output, progress, base = trainer.accelerator, trainer.output, trainer.progress, trainer.stage.base
+    accelerator, output, progress = trainer.accelerator, trainer.output, trainer.progress
     if resume:
         state.load_state(accelerator, output)
         if accelerator.is_main_process:
-            History(output).go_back(progress.stage, progress.step)
+            History(output).go_back(progress.step)
         log.info(f"resumed at step {progress.step:,}, after {progress.seconds / 60:.1f} minutes of training")
-    elif accelerator.is_main_process and base != output:
-        if base is None:
-            state.drop_state(output)
+    elif accelerator.is_main_process:
+        state.drop_state(output)
         History(output).drop()

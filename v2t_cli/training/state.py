@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import replacing
@@ -21,26 +19,27 @@ PROGRESS = "progress.json"
 class Progress(Signature):
     """How far a run is, besides what must stay the same when it resumes.
 
-    stage: 1 trains the inverter, 2 its correction; the file calls it "run". step: optimizer steps; seconds: of training; length:
-    steps and minutes of the whole stage; schedule_start: as in Schedule.
+    step: optimizer steps; seconds: of training; length: steps and minutes of the whole run; schedule_start: as in Schedule.
     """
 
-    stage: int = Field(1, alias="run")
     step: int = 0
     seconds: float = 0.0
     length: tuple[int, float | None] | None = None
     schedule_start: tuple[float, float] = (0.0, 0.0)
 
 
-def latest_stage(output: Path) -> int:
-    """The number of the stage that can be resumed there; 0 if there is none."""
-    folder = _latest(output)
-    return int(folder.name[len("run")]) if folder else 0
+def has_state(output: Path) -> bool:
+    """Whether there is a run that can be resumed."""
+    return bool(_states(output))
 
 
-def _latest(output: Path) -> Path | None:
-    states = sorted((output / RESUME).glob("run?-step-*"))
-    return states[-1] if states else None
+def _states(output: Path) -> list[Path]:
+    """The saved states, the newest last. In version 0.1.0 their names began with "run1-"."""
+    return sorted((output / RESUME).glob("*step-*"))
+
+
+def _latest(output: Path) -> Path:
+    return (_states(output) or [output / RESUME])[-1]
 
 
 def save_state(accelerator: Any, output: Path, progress: Progress, same: bool = False) -> None:
@@ -48,7 +47,7 @@ def save_state(accelerator: Any, output: Path, progress: Progress, same: bool = 
 
     same: whether this step's state was saved already, so that only the progress, such as the seconds, is new.
     """
-    final = output / RESUME / f"run{progress.stage}-step-{progress.step:09d}"
+    final = output / RESUME / f"step-{progress.step:09d}"
     if same:
         if accelerator.is_main_process:
             with replacing(final / PROGRESS) as stream:
@@ -65,14 +64,14 @@ def save_state(accelerator: Any, output: Path, progress: Progress, same: bool = 
         (writing / PROGRESS).write_text(progress.model_dump_json(), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)  # of an older run that this one replaces
         os.replace(writing, final)
-        for old in (output / RESUME).glob("run?-step-*"):
+        for old in _states(output):
             if old != final:
                 shutil.rmtree(old)
 
 
 def read_progress(output: Path) -> Progress:
     """How far the run there is. Raises RequestError if the state is damaged."""
-    folder = _latest(output) or output / RESUME
+    folder = _latest(output)
     try:
         return Progress.model_validate_json((folder / PROGRESS).read_bytes())
     except (OSError, ValueError) as error:
@@ -81,7 +80,7 @@ def read_progress(output: Path) -> Progress:
 
 def load_state(accelerator: Any, output: Path) -> None:
     """Load the saved state into the prepared model and optimizer. Pickle is read weights-only. Raises RequestError for damage."""
-    folder = _latest(output) or output / RESUME
+    folder = _latest(output)
     try:
         accelerator.load_state(str(folder))
     except Exception as error:

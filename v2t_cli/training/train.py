@@ -7,46 +7,28 @@ from pathlib import Path
 
 from v2t_cli.core.config import Config
 from v2t_cli.core.console import log
-from v2t_cli.core.device import free_memory
 from v2t_cli.core.errors import RequestError
 from v2t_cli.models.checkpoint import UNFINISHED
 from v2t_cli.models.metadata import LOG, RESUME, TRACKED, is_checkpoint
-from v2t_cli.training import correction, state
+from v2t_cli.training import state
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.history import EVENTS, History
 from v2t_cli.training.prepare import prepare
-from v2t_cli.training.trainer import Stage, TrainResult
+from v2t_cli.training.trainer import TrainResult
 
 
 def train(config: Config, resume: bool = False, overwrite: bool = False, callbacks: Callbacks | None = None) -> TrainResult:
     """Train as configured and leave a complete checkpoint in config.output.
 
-    With train.correction there are two stages in that folder: the first trains the inverter and sets some texts aside, the
-    second continues from there with hypotheses for these texts.
-
     Raises RequestError for a wrong request, V2TError if training itself fails.
     """
     callbacks = callbacks or Callbacks()
-    output = Path(config.output)
-    resume = check_output(output, resume, overwrite)
-    base = correction.base_of(config)
-    if base is None and not (resume and state.latest_stage(output) == 2):
-        result = _train_stage(Stage(correction.inverter_config(config), config), callbacks, resume)
-        if config.train.correction is None or not result.finished:
-            return result
-        resume = False
-        free_memory()
-    base = base or output
-    return _train_stage(Stage(correction.correction_config(config, base), config, base), callbacks, resume)
-
-
-def _train_stage(stage: Stage, callbacks: Callbacks, resume: bool) -> TrainResult:
-    trainer = prepare(stage, callbacks, resume)
+    trainer = prepare(config, callbacks, check_output(Path(config.output), resume, overwrite))
     try:
         with callbacks.stoppable() as should_stop:
             return trainer.train(should_stop)
     finally:
-        for tracker in trainer.accelerator.trackers:  # not end_training, which would end the processes' group before a second stage
+        for tracker in trainer.accelerator.trackers:  # not end_training, which would also end the processes' group
             tracker.finish()
 
 
@@ -57,7 +39,7 @@ def check_output(output: Path, resume: bool, overwrite: bool) -> bool:
     place = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise RequestError(f"{output}: cannot be created: {place} is {'not writable' if place.is_dir() else 'a file'}")
-    begun = state.latest_stage(output) > 0
+    begun = state.has_state(output)
     if resume and begun:
         return True
     if not output.is_dir() or all(_is_left_over(path) for path in output.iterdir()):

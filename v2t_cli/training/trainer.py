@@ -25,8 +25,9 @@ from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.models import metadata
 from v2t_cli.models.checkpoint import save_checkpoint
 from v2t_cli.models.inverter import Inverter
-from v2t_cli.models.metadata import CheckpointInfo, HeldOutScores, is_checkpoint
-from v2t_cli.training.batches import Batch, BatchPlan, Examples
+from v2t_cli.models.metadata import CheckpointInfo, HeldOutScores
+from v2t_cli.training.augment import Augmenter
+from v2t_cli.training.batches import BatchPlan, Examples
 from v2t_cli.training.callbacks import LOG_STEPS, Callbacks, EvalReport, StepReport
 from v2t_cli.training.dataset import Corpus
 from v2t_cli.training.history import History
@@ -35,45 +36,18 @@ from v2t_cli.training.state import Progress, save_state
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What is trained: first the inverter; then, with train.correction, its correction.
-
-    config: what this stage does; request: what the user configured; base: the checkpoint that the second stage starts from.
-    """
-
-    config: Config
-    request: Config
-    base: Path | None = None
-
-    @property
-    def number(self) -> int:
-        return 2 if self.base else 1
-
-    @property
-    def section(self) -> str:
-        """Where the configuration describes it."""
-        return "train.correction" if self.base else "train"
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether another stage comes next."""
-        return self.request.train.correction is not None and self.base is None
-
-
-@dataclass(frozen=True)
 class TrainingData:
-    """What is learned and what is measured.
+    """What is learned, and what is measured.
 
-    examples: to invert; then, if the stage learns to correct, with hypotheses. held_out: empty if no text was held out; those
-    that were inverted wrongly follow, without and with their hypotheses. identity: of the encoder; None if it is unknown.
-    corrected: what the checkpoint that learns to correct says about itself.
+    held_out: empty if no text was held out. augmenter: None to learn the texts as they are. identity: of the encoder; None if it
+    is unknown.
     """
 
     corpus: Corpus
-    examples: list[Examples]
-    held_out: list[Examples]
+    examples: Examples
+    held_out: Examples
+    augmenter: Augmenter | None
     identity: EncoderIdentity | None
-    corrected: CheckpointInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -94,20 +68,20 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains one stage of a run, from where its progress says."""
+    """Trains a run from where its progress says."""
 
     def __init__(
-        self, stage: Stage, accelerator: Accelerator, data: TrainingData, models: Models, progress: Progress, callbacks: Callbacks
+        self, config: Config, accelerator: Accelerator, data: TrainingData, models: Models, progress: Progress, callbacks: Callbacks
     ):
-        self.stage, self.accelerator, self.data, self.models = stage, accelerator, data, models
-        self.progress, self.callbacks, self.output = progress, callbacks, Path(stage.config.output)
-        settings = stage.config.train
+        self.config, self.accelerator, self.data, self.models = config, accelerator, data, models
+        self.progress, self.callbacks, self.output = progress, callbacks, Path(config.output)
+        settings = config.train
         per_step = settings.gradient_accumulation * accelerator.num_processes
-        self._plan = BatchPlan(data.examples, settings.batch_size, per_step, stage.config.seed)
+        self._plan = BatchPlan(data.examples.lengths, settings.batch_size, per_step, config.seed)
         self._schedule = self._resumed_schedule(max(1, round(settings.epochs * self._plan.steps_per_epoch)))
         self._saved = progress.step or None  # the step of the state on disk; a resumed one is saved
         self._history = History(self.output)
-        self._peaks = dict(zip(("decoder", "adapter"), settings.learning_rates(stage.config.decoder.scratch is not None)))
+        self._peaks = dict(zip(("decoder", "adapter"), settings.learning_rates(config.decoder.scratch is not None)))
 
     @property
     def _sharded(self) -> bool:
@@ -116,7 +90,7 @@ class Trainer:
 
     def _resumed_schedule(self, total_steps: int) -> Schedule:
         """The schedule of this run. If a resumed run got another length, it continues from its point to the new end."""
-        settings, progress = self.stage.config.train, self.progress
+        settings, progress = self.config.train, self.progress
         new = Schedule(total_steps, settings.max_minutes, settings.warmup, progress.schedule_start)
         length = (total_steps, settings.max_minutes)
         if progress.length not in (None, length):
@@ -134,7 +108,7 @@ class Trainer:
 
     def length(self) -> str:
         """When the run ends, in words."""
-        return _in_words((self._schedule.total_steps, self.stage.config.train.max_minutes))
+        return _in_words((self._schedule.total_steps, self.config.train.max_minutes))
 
     def fraction(self) -> float:
         """How much of the run is done, 0 to 1."""
@@ -142,10 +116,10 @@ class Trainer:
 
     def train(self, should_stop: Callable[[], bool]) -> TrainResult:
         """Train to the end, or until told to stop; leave a complete checkpoint either way. Raises V2TError if the loss diverges."""
-        settings, losses = self.stage.config.train, _RunningLoss(self.stage.section)
+        settings, losses = self.config.train, _RunningLoss()
         scores, scored_at = None, -1
-        if self.fraction() >= 1 and not self.stage.is_followed:
-            log.info(f"this run is already finished; to continue it, raise {self.stage.section}.epochs or {self.stage.section}.max_minutes")
+        if self.fraction() >= 1:
+            log.info("this run is already finished; to continue it, raise train.epochs or train.max_minutes")
         while True:
             fraction, stopped = self._agree(self.fraction(), should_stop())
             if stopped or fraction >= 1:
@@ -157,17 +131,12 @@ class Trainer:
             if step % settings.save_steps == 0:
                 losses.check(step)
                 self.save(scores if scored_at == step else None, finished=False, ended=False)
-        if stopped and not self.progress.step and self.stage.base and is_checkpoint(self.output):
-            # The checkpoint there inverts; an untrained adapter of differences would add nothing to it.
-            return TrainResult(self.output, False, None)
         losses.check(self.progress.step)
         if stopped:
             scores = None  # stopping should be quick; a resumed run measures again
         elif scored_at != self.progress.step:
             scores = self.evaluate()
         self.save(scores, finished=not stopped)
-        if self.stage.is_followed:
-            _, stopped = self._agree(1.0, stopped or should_stop())
         return TrainResult(self.output, not stopped, scores)
 
     def _timed_step(self, fraction: float, losses: _RunningLoss) -> None:
@@ -189,9 +158,8 @@ class Trainer:
     def _log(self, event: str, **values: Any) -> None:
         """Write an event to log.jsonl, and its numbers to the trackers."""
         if self.accelerator.is_main_process:
-            self._history.add(event, run=self.stage.number, step=self.progress.step, **values)
-        prefix = "correction/" if self.stage.base else ""
-        numbers = {f"{prefix}{event}/{name}": value for name, value in values.items() if isinstance(value, float)}
+            self._history.add(event, step=self.progress.step, **values)
+        numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, float)}
         if numbers:
             self.accelerator.log(numbers, step=self.progress.step)
 
@@ -203,35 +171,46 @@ class Trainer:
         both = self.accelerator.gather(both).view(-1, 2).max(dim=0).values.tolist()
         return both[0], bool(both[1])
 
-    def _micro_batches(self) -> list[Batch]:
+    def _micro_batches(self) -> list[np.ndarray]:
         """Those of the current step, of all processes. Each needs one, even if an epoch's last step has too few."""
         batches = self._plan.step(self.progress.step)
         missing = max(0, self.accelerator.num_processes - len(batches))
         return batches + [batches[i % len(batches)] for i in range(missing)]
 
-    def _step(self, fraction: float) -> tuple[torch.Tensor, int]:
+    def _step(self, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step. Returns the summed loss of this process's texts, in nats, and their tokens."""
         accelerator, model, optimizer = self.accelerator, self.models.wrapped, self.models.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self._peaks[group["name"]] * self._schedule.factor(fraction)
-            group["weight_decay"] = self.stage.config.train.weight_decay
+            group["weight_decay"] = self.config.train.weight_decay
         model.train()
         all_batches = self._micro_batches()
-        mine = all_batches[accelerator.process_index :: accelerator.num_processes]
-        total = sum(int(part.lengths[batch].sum()) for part, batch in all_batches)
-        loss_sum = torch.zeros((), device=accelerator.device)  # stays on the device: reading it would wait for the step
-        for i, (part, batch) in enumerate(mine):
-            last = i == len(mine) - 1
-            with nullcontext() if last else accelerator.no_sync(model):
+        mine = range(len(all_batches))[accelerator.process_index :: accelerator.num_processes]
+        total = sum(int(self.data.examples.lengths[batch].sum()) for batch in all_batches)
+        # These stay on the device: reading them would wait for the step.
+        loss_sum, tokens = torch.zeros((), device=accelerator.device), torch.zeros((), dtype=torch.long, device=accelerator.device)
+        for i in mine:
+            vectors, ids, lengths = self._tensors(all_batches[i], i)
+            with nullcontext() if i == mine[-1] else accelerator.no_sync(model):
                 with accelerator.autocast():
-                    nll = model(*part.tensors(batch, self.models.tokenizer.pad_token_id, accelerator.device)).sum()
-                # Gradients are averaged over processes. The factor undoes that, so that each token has the same weight.
+                    nll = model(vectors, ids, lengths).sum()
+                # Gradients are averaged over processes. The factor undoes that, so that each token has the same weight. With
+                # augmented texts the total is that of the texts as they were: no process knows the others' new ones.
                 accelerator.backward(nll * accelerator.num_processes / total)
             loss_sum += nll.detach()
-        accelerator.clip_grad_norm_(model.parameters(), self.stage.config.train.max_grad_norm)
+            tokens += lengths.sum()
+        accelerator.clip_grad_norm_(model.parameters(), self.config.train.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return loss_sum, sum(int(part.lengths[batch].sum()) for part, batch in mine)
+        return loss_sum, tokens
+
+    def _tensors(self, batch: np.ndarray, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The arguments of the model for a batch. number: of the batch in this step."""
+        pad_id, device = self.models.tokenizer.pad_token_id, self.accelerator.device
+        if self.data.augmenter is None:
+            return self.data.examples.tensors(batch, pad_id, device)
+        rng = np.random.default_rng([self.config.seed, self.progress.step, number])  # so that a run can resume anywhere
+        return self.data.augmenter.tensors(batch, pad_id, device, rng)
 
     def evaluate(self) -> HeldOutScores | None:
         """Score the held-out texts, decode a few, and report both."""
@@ -240,31 +219,25 @@ class Trainer:
             report = EvalReport(self.progress.step, self.progress.seconds / 60, scores, self._samples())
             if self.accelerator.is_main_process:
                 self.callbacks.evaluation(report)
-                self._log("evaluation", minutes=report.minutes, **scores.model_dump(exclude_none=True), samples=report.samples)
+                self._log("evaluation", minutes=report.minutes, **scores.model_dump(), samples=report.samples)
         return scores
 
     def _scores(self) -> HeldOutScores | None:
         held_out, inverter = self.data.held_out, self.models.inverter
-        if not held_out:
+        if not len(held_out):
             return None
         inverter.eval()
         with self.accelerator.autocast():
-            loss, *rest = (part.loss(inverter, self.models.tokenizer.pad_token_id) for part in held_out)
-        for value in (loss, *rest):
-            if not math.isfinite(value):
-                advice = f"lower {self.stage.section}.learning_rate and start again"
-                raise V2TError(f"the held-out loss is {value} at step {self.progress.step}; {advice}")
-        correction = None
-        if rest:
-            correction = metadata.CorrectionScores(texts=len(set(held_out[1].split.rows.tolist())), loss=rest[0], corrected_loss=rest[1])
-        return HeldOutScores(texts=len(held_out[0]), loss=loss, perplexity=math.exp(min(loss, 700)), correction=correction)
+            loss = held_out.loss(inverter, self.models.tokenizer.pad_token_id)
+        if not math.isfinite(loss):
+            raise V2TError(f"the held-out loss is {loss} at step {self.progress.step}; lower train.learning_rate and start again")
+        return HeldOutScores(texts=len(held_out), loss=loss, perplexity=math.exp(min(loss, 700)))
 
     def _samples(self) -> list[tuple[str, str]]:
-        count = self.stage.config.train.samples
-        if not (self.data.held_out and count):
+        held_out, tokenizer, count = self.data.held_out, self.models.tokenizer, self.config.train.samples
+        if not count:
             return []
         # The same ones each time, spread over the file, so that their progress can be watched.
-        held_out, tokenizer = self.data.held_out[0], self.models.tokenizer
         chosen = np.unique(np.linspace(0, len(held_out) - 1, count).round().astype(np.int64))
         vectors = held_out.tensors(chosen, tokenizer.pad_token_id, self.accelerator.device)[0]
         search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=int(held_out.lengths.max())))
@@ -274,69 +247,69 @@ class Trainer:
 
     def save(self, scores: HeldOutScores | None, finished: bool, ended: bool = True) -> None:
         """Save the resume state, then a complete checkpoint; if killed between the two, a run resumes from the state."""
-        progress, settings = self.progress, self.stage.config.train
+        progress, settings = self.progress, self.config.train
         save_state(self.accelerator, self.output, progress, same=self._saved == progress.step)
         self._saved = progress.step
         weights = self.accelerator.get_state_dict(self.models.wrapped) if self._sharded else None  # of all processes, to the first
         if self.accelerator.is_main_process:
             info = self._info(scores, finished)
-            held_out = self.data.held_out[0].split.texts if self.data.held_out else []
-            picture = self._history.picture(self.stage.number) if ended else None  # takes a second, so only at the end
+            picture = self._history.picture() if ended else None  # takes a second, so only at the end
             dtype = getattr(torch, settings.save_precision)
-            save_checkpoint(self.output, self.models.inverter, self.models.tokenizer, info, held_out, dtype, weights, picture)
+            held_out = self.data.held_out.split.texts
+            save_checkpoint(
+                self.output, self.models.inverter, self.models.tokenizer, info, held_out, self.data.corpus.lexicon, dtype, weights, picture
+            )
             self._log("save")
             self.callbacks.save(progress.step)
 
     def _info(self, scores: HeldOutScores | None, finished: bool) -> CheckpointInfo:
-        course = {
-            "steps": self.progress.step,
-            "epochs": round(self.progress.step / self._plan.steps_per_epoch, 4),
-            "minutes": round(self.progress.seconds / 60, 2),
-            "finished": finished,
-        }
-        config, data, tokenizer = self.stage.config, self.data, self.models.tokenizer
-        if data.corrected is not None:
-            correction = metadata.CorrectionInfo(source=config.data.source, hypotheses=len(data.examples[-1]), **course)
-            return data.corrected.model_copy(update={"encoder": data.identity, "correction": correction, "held_out": scores})
+        config, data, tokenizer = self.config, self.data, self.models.tokenizer
         limits = {"min_chars": config.data.min_chars, "max_chars": config.data.max_chars}
         counts = {"texts": len(data.corpus.texts), "held_out": len(data.corpus.held_out)}
         model = None if config.decoder.scratch else config.decoder.model
         packages = ("v2t", "torch", "transformers", "sentence-transformers")
         return CheckpointInfo(
-            dim=data.examples[0].vectors.shape[1],
+            dim=data.examples.vectors.shape[1],
             encoder=data.identity,
             adapter=metadata.AdapterInfo(kind=config.adapter.kind, tokens=config.adapter.tokens),
             decoder=metadata.DecoderInfo(model=model, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token),
-            lengths=metadata.LengthInfo(max_tokens=int(data.examples[0].lengths.max()), **limits),
+            lengths=metadata.LengthInfo(max_tokens=int(data.examples.lengths.max()), **limits),
             data=metadata.DataInfo(sha256=data.corpus.sha256, source=config.data.source, seed=config.seed, **counts),
-            training=metadata.TrainingInfo(**course),
+            training=metadata.TrainingInfo(
+                steps=self.progress.step,
+                epochs=round(self.progress.step / self._plan.steps_per_epoch, 4),
+                minutes=round(self.progress.seconds / 60, 2),
+                finished=finished,
+            ),
             held_out=scores,
             versions={name: importlib.metadata.version(name) for name in packages},
         )
 
 
 class _RunningLoss:
-    """The losses and the speed since the last report. section: of the configuration, which sets the learning rate."""
+    """The losses and the speed since the last report."""
 
-    def __init__(self, section: str):
-        self._section, self.tokens_per_second = section, 0.0
-        self._loss: Any = 0.0  # a tensor from the first step on: reading it waits for the device
-        self._tokens, self._since = 0, time.perf_counter()
+    def __init__(self) -> None:
+        self.tokens_per_second = 0.0
+        # Tensors from the first step on: reading them waits for the device.
+        self._loss: Any = 0.0
+        self._tokens: Any = 0
+        self._since = time.perf_counter()
 
-    def add(self, loss: torch.Tensor, tokens: int) -> None:
+    def add(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
         self._loss, self._tokens = self._loss + loss, self._tokens + tokens
 
     def check(self, step: int) -> float:
         """The mean loss in nats per token. Raises V2TError if it is not a number, before anything is saved."""
-        mean = float(self._loss) / max(1, self._tokens)
+        mean = float(self._loss) / max(1, int(self._tokens))
         if not math.isfinite(mean):
-            raise V2TError(f"the loss became {mean} before step {step}; lower {self._section}.learning_rate and start again")
+            raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and start again")
         return mean
 
     def close(self, step: int) -> float:
         """Like `check`; then start over."""
         mean = self.check(step)
-        self.tokens_per_second = self._tokens / (time.perf_counter() - self._since)
+        self.tokens_per_second = int(self._tokens) / (time.perf_counter() - self._since)
         self._loss, self._tokens, self._since = 0.0, 0, time.perf_counter()
         return mean
 

@@ -1,0 +1,168 @@
+import itertools
+
+import numpy as np
+import pytest
+from tiny import DIM
+
+from v2t_cli.core.similarity import unit_rows
+from v2t_cli.decoding import proposals as module
+from v2t_cli.decoding.edits import FLIP, Parsed, apply, disjoint, edit
+from v2t_cli.decoding.proposals import Effort, Wanted, prior, rearrangements, rewordings, unseen_forms
+from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.models.words import Words
+
+SPELLINGS = ["мама", "папа", "читает", "читала", "ест", "суп", "газету", "дома", "Иван", "утром"]
+EASY, THOROUGH = Effort(25, False), Effort(100, True)
+TEXT = "Мама читает, суп."
+
+
+@pytest.fixture
+def words() -> Words:
+    """Ten words, each in a direction of its own."""
+    return Words(Lexicon(SPELLINGS, list(range(10, 0, -1)), [(".", 9), ("?", 3), ("!", 2), ("…", 1)]), np.eye(len(SPELLINGS), DIM))
+
+
+def vector(words: Words, text: str) -> np.ndarray:
+    """The sum of its words, as of an encoder that only sees words."""
+    return unit_rows(words.vectors[[words.place(word) for word in Parsed(text).words]].sum(axis=0)[None])[0]
+
+
+def wanting(target: np.ndarray, *borrowed: str, places=()) -> Wanted:
+    return Wanted(target, frozenset(borrowed), np.array(places, dtype=np.int64))
+
+
+ALL, NONE = np.arange(len(SPELLINGS)), np.arange(0)
+
+
+def reworded(words: Words, text: str, truth: str, effort=EASY, shortlist=ALL, places=()) -> list[str]:
+    edits = rewordings(Parsed(text), vector(words, text), wanting(vector(words, truth), places=places), shortlist, words, effort)
+    return [apply(text, it) for it in edits]
+
+
+def rearranged(text: str, cosine: float, effort=EASY, first: bool = False) -> list[str]:
+    return [apply(text, it) for it in rearrangements(Parsed(text), cosine, [".", "?", "!", "…"], effort, first)]
+
+
+def test_more_effort_is_more_of_everything():
+    efforts = [Effort(edits, False) for edits in (1, 25, 100, 1200)]
+    assert [it.few for it in efforts] == [1, 1, 4, 48]
+    assert [it.tokens for it in efforts] == [0, 7, 30, 360] and [it.sums for it in efforts] == [0, 15, 60, 720]
+
+
+def test_frequency_says_more_about_texts_that_are_far_away():
+    assert prior(0.5) > prior(0.9) > prior(1.0) > 0
+
+
+class TestRearrangements:
+    def test_deletions_case_marks_and_neighbours_always(self):
+        assert rearranged(TEXT, 0.5) == [
+            *("Читает, суп.", "Мама, суп.", "Мама читает,."),
+            *("Мама читает суп.", "Мама читает,суп.", "Мама, читает, суп."),
+            *("мама читает, суп.", "Мама Читает, суп.", "Мама читает, Суп."),
+            *("Читает мама, суп.", "Мама суп, читает."),
+        ]
+
+    def test_other_ends_in_the_first_round_and_for_near_texts(self):
+        ends = {"Мама читает, суп?", "Мама читает, суп!"}
+        assert not ends & set(rearranged(TEXT, 0.5)) and not ends & set(rearranged(TEXT, module.NEAR))
+        assert ends <= set(rearranged(TEXT, 0.5, first=True)) and ends <= set(rearranged(TEXT, module.NEAR + 0.01))
+        assert "Мама читает, суп…" not in rearranged(TEXT, 0.5, first=True), "only the most frequent three"
+        assert "Мама читает, суп…" in rearranged(TEXT, 0.5, THOROUGH, first=True)
+
+    def test_every_order_for_near_texts_and_with_much_effort(self):
+        text = "Мама утром ест суп дома."
+        swapped, moved, block = "Дома утром ест суп мама.", "Утром ест суп дома мама.", "Ест суп мама утром дома."
+        assert not {swapped, moved, block} & set(rearranged(text, module.ORDERLY))
+        near = rearranged(text, module.ORDERLY + 0.01)
+        assert {swapped, moved} < set(near) and block not in near
+        assert {swapped, moved, block} < set(rearranged(text, 0.5, THOROUGH))
+
+    def test_of_texts_without_words(self):
+        for text in ("", "🙂", "— ?"):
+            assert rearranged(text, 0.5)[0] == text, "only the case, which changes nothing"
+            assert len(rearranged(text, 0.5, first=True)) == 4
+
+
+class TestRewordings:
+    @pytest.mark.parametrize("truth", ["Мама ест суп.", "Папа читает суп.", "Мама читает газету."])
+    def test_the_best_replacement_comes_first(self, words, truth):
+        texts = reworded(words, "Мама читает суп.", truth)
+        assert texts[0] == "Мама читала суп." and all(it.count(" ") == 3 for it in texts[1:5]), "a form, and a word to insert"
+        assert texts[5] == truth
+
+    def test_replacements_are_sorted_by_the_expected_cosine(self, words, monkeypatch):
+        monkeypatch.setattr(module, "PRIOR", (0.0, 0.0))
+        target = vector(words, "Папа читает газету утром")
+        found = [it for it in reworded(words, "мама ест суп", "папа читает газету утром") if it.count(" ") == 2]
+        cosines = [float(vector(words, it) @ target) for it in found]
+        assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-6) and len(found) == 3 * 9
+        own = ["мама", "ест", "суп"]
+        assert set(found) == {" ".join([*own[:n], word, *own[n + 1 :]]) for n in range(3) for word in SPELLINGS if word != own[n]}
+
+    def test_forms_come_before_all_else(self, words):
+        """Also those that are not on the shortlist."""
+        texts = reworded(words, "Мама читает суп.", "Мама ест суп.", shortlist=ALL[4:5])
+        assert texts[0] == "Мама читала суп." and texts.count("Мама ест суп.") == 1
+
+    def test_words_of_the_candidates_need_no_shortlist(self, words):
+        assert "Мама ест суп." in reworded(words, "Мама читает суп.", "Мама ест суп.", shortlist=NONE, places=[4])
+        assert "Мама ест суп." not in reworded(words, "Мама читает суп.", "Мама ест суп.", shortlist=NONE)
+
+    def test_words_are_inserted_at_every_place(self, words):
+        texts = reworded(words, "Мама ест.", "Мама ест суп.")
+        assert texts[:3] == ["Суп мама ест.", "Мама суп ест.", "Мама ест суп."]
+        assert not [it for it in texts[3:] if it.count(" ") > 1], "one word with little effort"
+        many = reworded(words, "Мама ест.", "Мама ест суп.", Effort(50, True))
+        assert texts[:3] == many[:3] and len([it for it in many if it.count(" ") == 2]) == 6
+
+    def test_words_of_the_candidates_are_preferred_then_frequent_ones(self, words):
+        """All are equally far from the vector."""
+        wanted = np.eye(1, DIM, DIM - 1)[0]
+
+        def inserted(*borrowed):
+            own = np.eye(1, DIM, DIM - 2)[0]
+            return apply("5", next(rewordings(Parsed("5"), own, wanting(wanted, *borrowed), ALL, words, EASY)))
+
+        assert inserted() == "мама 5" and inserted("иван") == "Иван 5"
+
+    def test_no_word_replaces_itself(self, words):
+        text = "МАМА Иван"
+        texts = reworded(words, text, "Мама Иван", THOROUGH)
+        assert text not in texts and "Мама Иван" not in texts and "Папа Иван" in texts
+
+    def test_at_most_twice_as_many_replacements_as_edits(self, words):
+        texts = reworded(words, "Мама ест суп", "Папа ест суп", Effort(3, False))
+        assert len(texts) == 4 + 6
+
+    def test_without_words(self, words):
+        wanted = wanting(vector(words, "папа"))
+        empty = Words(Lexicon([], [], []), np.empty((0, DIM)))
+        for text, lexicon in (("Он пел.", words), ("Мама ест.", empty), ("", words), ("", empty)):
+            assert not list(rewordings(Parsed(text), vector(words, "мама"), wanted, NONE, lexicon, THOROUGH))
+
+    def test_a_word_that_nobody_knows_is_replaced_too(self, words):
+        wanted = wanting(vector(words, "Мама ест суп"))
+        own = unit_rows((words.vectors[[4, 5]].sum(axis=0) + np.eye(DIM)[-1])[None])[0]
+        texts = [apply("Мымы ест суп", it) for it in rewordings(Parsed("Мымы ест суп"), own, wanted, ALL, words, EASY)]
+        assert "Мама ест суп" in texts
+
+
+def test_unseen_forms_take_turns():
+    words = Words(Lexicon(["белый", "белого", "белому", "ходили", "ходила"], [5, 4, 3, 2, 1], []), np.eye(5))
+    texts = [apply("Старый и гуляли", it) for it in unseen_forms(Parsed("Старый и гуляли"), words)]
+    assert texts == ["Старого и гуляли", "Старый и гуляла", "Старому и гуляли"]
+    assert not list(unseen_forms(Parsed("? 🙂"), words))
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "!", "🙂", "Да", "1 2 3", "— Что?", "— Что? — Ничего…", "a  b", "Мама читает, суп.", "мама " * 9]
+)
+def test_edits_of_odd_texts(words, text):
+    wanted = wanting(vector(words, "Папа ест суп"), "утром", places=[9])
+    own = vector(words, "Мама")
+    edits = [*rearrangements(Parsed(text), 0.99, ["", "?"], THOROUGH, True), *rewordings(Parsed(text), own, wanted, ALL, words, THOROUGH)]
+    assert FLIP in edits
+    for change in (*edits, *unseen_forms(Parsed(text), words)):
+        assert all(0 <= start <= stop <= len(text) for start, stop, _ in change.spans)
+        assert all(disjoint(edit(a), edit(b)) for a, b in itertools.combinations(change.spans, 2))
+        assert apply(text, change) == apply(text, change).strip()

@@ -1,0 +1,134 @@
+import itertools
+
+import pytest
+import torch
+from tiny import SENTENCES
+
+from v2t_cli.decoding.edits import Edit, Span, apply, disjoint, edit
+from v2t_cli.decoding.tokens import TOP_TOKENS, TokenEditor
+from v2t_cli.models.language_model import tokenize
+
+TRUTH = "Мой брат ищет ключи в саду."
+
+
+@pytest.fixture(scope="module")
+def editor(loaded) -> TokenEditor:
+    return TokenEditor(loaded.inverter, loaded.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def target(encoder) -> torch.Tensor:
+    """The vector of TRUTH: (1, dim)."""
+    return torch.from_numpy(encoder.encode([TRUTH]))
+
+
+def edits_of(editor, target, *texts) -> list[list[Edit]]:
+    """The edits of each text, all for the same vector."""
+    return editor.edits(list(texts), target.expand(len(texts), -1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Мой брат ждёт ключи в саду.",  # a token to replace
+        "Мой брат ищет ключи саду.",  # one to insert
+        "Мой брат ищет ключи в саду",  # at the end
+        "Мой брат ищет ключи в в саду.",  # one to delete
+    ],
+)
+def test_the_right_token_is_among_the_best(editor, target, text):
+    (edits,) = edits_of(editor, target, text)
+    assert TRUTH in [apply(text, it) for it in edits[: len(edits) // 8]]
+
+
+def test_edits_follow_the_vector(editor, encoder):
+    """The same text, for vectors of three others: to each of them its own edit comes first of the three."""
+    texts = [f"Мой брат ищет ключи {where}." for where in ("дома", "на даче", "утром")]
+    text = "Мой брат ищет ключи."
+    for wanted, edits in zip(texts, editor.edits([text] * 3, torch.from_numpy(encoder.encode(texts)))):
+        firsts = [word for it in edits for word in (" дома", " на", " утром") if it == edit(Span(19, 19, word))]
+        assert len(firsts) == 3 and firsts[0] in wanted
+
+
+@pytest.mark.parametrize("text", [TRUTH, "Мой брат ждёт ключи саду в саду.", "Мама", "?"])
+def test_the_best_come_first(editor, target, text):
+    """By the log-probability of what stands at a place after the edit, less that of what stands there before."""
+    (row,) = tokenize(editor.tokenizer, [text])
+    logprobs = editor.inverter.logits(target, torch.tensor([row])).log_softmax(dim=-1)[0].tolist()
+    tokens = {editor._surface(token): token for token in range(len(editor.tokenizer))}
+    places = {place: time for time, place in enumerate(editor._places(row, text))}
+    values = []
+    for ((start, stop, new),), _ in edits_of(editor, target, text)[0]:
+        time = places[start]
+        after = tokens[new] if new else row[time + 1]
+        values.append(logprobs[time][after] - (logprobs[time][row[time]] if stop > start else 0.0))
+    assert values == pytest.approx(sorted(values, reverse=True), abs=1e-4)
+
+
+def test_edits_do_not_depend_on_the_texts_beside_it(editor, encoder, monkeypatch):
+    texts = ["Мой брат ждёт ключи в саду.", "Иван", "", TRUTH + " " + TRUTH, "🙂?"]
+    targets = torch.from_numpy(encoder.encode(SENTENCES[::20]))
+    together = editor.edits(texts, targets)
+    for i, edits in enumerate(together):
+        (alone,) = editor.edits(texts[i : i + 1], targets[i : i + 1])
+        assert set(alone) == set(edits) and alone[:3] == edits[:3]
+    monkeypatch.setattr("v2t_cli.models.inverter.MAX_LOGITS", 1)
+    assert [set(edits) for edits in editor.edits(texts, targets)] == [set(edits) for edits in together]
+
+
+def test_what_does_not_fit_the_decoder_has_no_edits(editor, target):
+    limit, long = editor.inverter.n_positions, "Мой брат ищет ключи" + " в саду" * 30
+    full = next(text for text in (long[:i] for i in range(len(long), 0, -1)) if len(tokenize(editor.tokenizer, [text])[0]) == limit)
+    nothing, some, short = edits_of(editor, target, long, full, "Иван")
+    assert not nothing and some and short
+    assert edits_of(editor, target, long) == [[]] and edits_of(editor, target) == []
+
+
+@pytest.mark.parametrize("text", ["", " ", "?", "🙂", "— Что?", "a  b", " а ", "</s>", "🙂 да 🙂", "e\u0301", SENTENCES[0]])
+def test_edits_of_odd_texts(editor, target, text):
+    (edits,) = edits_of(editor, target, text)
+    assert edits
+    for change in edits:
+        assert len(change.spans) == 1 and not change.flip
+        ((start, stop, new),) = change.spans
+        assert 0 <= start <= stop <= len(text) and new.isprintable() and "\ufffd" not in new and (new.strip() or start < stop)
+    tokens = len(tokenize(editor.tokenizer, [text])[0])
+    assert len(edits) <= tokens * (2 * TOP_TOKENS + 1)
+
+
+def test_edits_of_different_places_can_be_made_at_once(editor, target):
+    (edits,) = edits_of(editor, target, TRUTH)
+    replaced = {it.spans[0][:2]: it for it in edits if it.spans[0].stop > it.spans[0].start}
+    assert len(replaced) == len(tokenize(editor.tokenizer, [TRUTH])[0]) - 1
+    assert all(disjoint(one, two) for one, two in itertools.combinations(replaced.values(), 2))
+
+
+def test_tokens_are_found_in_the_text_whatever_the_tokenizer(opened):
+    """SentencePiece drops the blank of the first token, some byte-level tokenizers add one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def tokenizer(pieces, before, decoder):
+        model = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(["</s>", *pieces])}, unk_token="</s>"))
+        model.pre_tokenizer, model.decoder = before, decoder
+        return PreTrainedTokenizerFast(tokenizer_object=model, eos_token="</s>")
+
+    text = "a мама пьёт"
+    metaspace = tokenizer(["▁a", "▁мама", "▁пьёт", "▁ест"], pre_tokenizers.Metaspace(), decoders.Metaspace())
+    blank = tokenizer(
+        [
+            "".join(pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(f" {word}")[0][0])
+            for word in ("a", "мама", "пьёт", "ест")
+        ],
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        decoders.ByteLevel(),
+    )
+    for each in (metaspace, blank):
+        editor = TokenEditor(opened.inverter, each)
+        assert editor._surface(4) == " ест"
+        assert editor._places([1, 2, 3, 0], text) == [0, 1, 6, 11]
+        assert editor._places([1, 2, 0], "Нечто другое") == []
+    editor = TokenEditor(opened.inverter, opened.tokenizer)
+    places = editor._places(tokenize(opened.tokenizer, ["🙂 да"])[0], "🙂 да")
+    assert places[:3] == [0, None, None] and places[-1] == 4, "a token may be a piece of a character"
+    assert [editor._surface(opened.tokenizer.eos_token_id), editor._surface(opened.tokenizer.encode("🙂")[0])] == ["", ""]

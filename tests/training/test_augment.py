@@ -1,0 +1,78 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from tiny import SENTENCES
+
+from v2t_cli.models.language_model import tokenize_corpus
+from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.training.augment import KINDS, Augmenter
+from v2t_cli.training.batches import Examples
+from v2t_cli.training.dataset import Split
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def examples(opened, encoder):
+    split = Split(SENTENCES, np.arange(len(SENTENCES)), tokenize_corpus(opened.tokenizer, SENTENCES))
+    return Examples(split, encoder.encode(SENTENCES))
+
+
+def augmenter(examples, opened, encoder, fraction=1.0, limit=None):
+    return Augmenter(examples, encoder, opened.tokenizer, Lexicon.of_texts(SENTENCES), fraction, limit)
+
+
+def texts_of(opened, ids, lengths):
+    rows = [row[:length] for row, length in zip(ids.tolist(), lengths.tolist())]
+    return opened.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def test_vectors_are_those_of_the_changed_texts(examples, opened, encoder):
+    vectors, ids, lengths = augmenter(examples, opened, encoder).tensors(np.arange(40), 1, CPU, np.random.default_rng(0))
+    texts = texts_of(opened, ids, lengths)
+    assert sum(new != old for new, old in zip(texts, SENTENCES)) > 25
+    np.testing.assert_allclose(vectors.numpy(), encoder.encode(texts), atol=1e-5)
+
+
+def test_none_and_some_of_the_texts(examples, opened, encoder):
+    which = np.arange(len(SENTENCES))
+    for fraction, bounds in ((0.0, (0, 0)), (0.5, (25, 60))):
+        _, ids, lengths = augmenter(examples, opened, encoder, fraction).tensors(which, 1, CPU, np.random.default_rng(0))
+        changed = sum(new != old for new, old in zip(texts_of(opened, ids, lengths), SENTENCES))
+        assert bounds[0] <= changed <= bounds[1]
+
+
+def test_the_same_draw_gives_the_same_batch(examples, opened, encoder):
+    make = augmenter(examples, opened, encoder)
+    one, other, third = (make.tensors(np.arange(20), 1, CPU, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert all(torch.equal(left, right) for left, right in zip(one, other))
+    assert one[1].shape != third[1].shape or not torch.equal(one[1], third[1])
+
+
+def test_a_text_that_outgrows_the_decoder_stays_as_it_was(examples, opened, encoder):
+    limit = int(examples.lengths.max())
+    make = augmenter(examples, opened, encoder, limit=limit)
+    for seed in range(5):
+        _, _, lengths = make.tensors(np.arange(len(SENTENCES)), 1, CPU, np.random.default_rng(seed))
+        assert lengths.max() <= limit
+
+
+@pytest.mark.parametrize("text", ["", " ", "?", "🙂", "Да", "а б"])
+def test_odd_texts_are_changed_too(examples, opened, encoder, text):
+    make, rng = augmenter(examples, opened, encoder), np.random.default_rng(0)
+    assert all(isinstance(make.change(text, rng), str) for _ in range(60))
+
+
+def test_all_kinds_of_changes_occur(examples, opened, encoder):
+    make, rng = augmenter(examples, opened, encoder), np.random.default_rng(0)
+    text = "Мама ищет ключи."
+    found = Counter(make.change(text, rng) for _ in range(600))
+    assert abs(sum(KINDS.values()) - 1) < 1e-9
+    assert {"мама ищет ключи.", "Мама ищет.", "Ищет мама ключи.", "Мама ищет ключи", text} & found.keys() >= {
+        "мама ищет ключи.",
+        "Мама ищет.",
+        "Ищет мама ключи.",
+    }
+    assert any(len(it.split()) > 3 for it in found) and any("газету" in it for it in found)

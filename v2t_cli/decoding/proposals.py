@@ -1,0 +1,125 @@
+"""Proposals: the single edits of a text that are worth embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+import numpy as np
+
+from v2t_cli.decoding.edits import Edit, Parsed
+from v2t_cli.models.words import Words
+
+# A nat of a word's frequency is worth this much cosine: the first for any text, the second times what the text lacks to 1.
+PRIOR = 0.001, 0.012
+BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of the decoder
+NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not in the lexicon
+ORDERLY = 0.93  # cosine from which all changes of order are tried
+PER_FORM = 25  # edits for one form of each word, and for one inserted word
+
+
+class Effort(NamedTuple):
+    """How many edits of a text to try. edits: with words of the lexicon; thorough: whether also what seldom helps."""
+
+    edits: int
+    thorough: bool
+
+    @property
+    def few(self) -> int:
+        """Forms of each word, and words to insert at each place."""
+        return max(1, self.edits // PER_FORM)
+
+    @property
+    def order(self) -> int:
+        """Edits that need no new word: enough for a sentence, few of the many that a long text has."""
+        return 50 + 3 * self.edits
+
+    @property
+    def tokens(self) -> int:
+        """Edits of single tokens."""
+        return 3 * self.edits // 10
+
+    @property
+    def sums(self) -> int:
+        """Sums of edits."""
+        return 6 * self.edits // 10
+
+
+class Wanted(NamedTuple):
+    """What the words of a text should add up to.
+
+    target: (dim,), of length 1; borrowed: words of the decoder's candidates, in lower case; places: those in the lexicon, int64.
+    """
+
+    target: np.ndarray
+    borrowed: frozenset[str]
+    places: np.ndarray
+
+
+def prior(cosine: float) -> float:
+    """Cosine that a nat of a word's frequency is worth, for a text with this cosine."""
+    return PRIOR[0] + PRIOR[1] * (1 - cosine)
+
+
+def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort, first: bool) -> Iterator[Edit]:
+    """Edits that need no new word: deletions, marks, case and order. first: whether it is the first round."""
+    yield from text.deletions()
+    yield from text.marks(ends[: max(3, effort.edits // 8)] if first or cosine > NEAR else [])
+    yield from text.cases()
+    orderly = cosine > ORDERLY or effort.thorough
+    yield from text.swaps(neighbours=not orderly)
+    if orderly:
+        yield from text.moves()
+    if effort.thorough:
+        yield from text.block_moves()
+
+
+def rewordings(text: Parsed, own: np.ndarray, wanted: Wanted, shortlist: np.ndarray, words: Words, effort: Effort) -> Iterator[Edit]:
+    """Edits with words of the lexicon: forms of the text's words, insertions, then replacements by their expected cosine.
+
+    own: (dim,), of length 1, of the text; shortlist: places in the lexicon.
+    """
+    places = words.near(text.words, np.union1d(shortlist, wanted.places))
+    if not len(places):
+        return
+    vectors, count = words.vectors[places], max(1, len(text))
+    cosine = float(own @ wanted.target)
+    borrowed = np.array([words.lexicon.words[place].lower() in wanted.borrowed for place in places])
+    frequency = prior(cosine) * (words.log_counts[places] + BORROWED * borrowed)
+    ours = [words.place(word) for word in text.words]
+    without = np.repeat(own[None], len(ours), axis=0)
+    for number, place in enumerate(ours):
+        if place is not None:
+            without[number] -= words.vectors[place] / count
+    expected = _cosines(without, vectors, 1 / count, wanted.target) + frequency
+    for number, word in enumerate(text.words):
+        forms = np.flatnonzero(np.isin(places, words.forms(word)))
+        best = [place for place in places[forms[np.argsort(-expected[number, forms])]] if place != ours[number]]
+        yield from (text.replacement(number, words.lexicon.words[place]) for place in best[: effort.few])
+    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + frequency
+    for place in places[np.argsort(-added)[: effort.few]]:
+        yield from text.insertions(words.lexicon.words[place])
+    for flat in np.argsort(-expected, axis=None)[: 2 * effort.edits]:
+        number, which = divmod(int(flat), len(places))
+        if places[which] != ours[number]:
+            yield text.replacement(number, words.lexicon.words[places[which]])
+
+
+def _cosines(bases: np.ndarray, vectors: np.ndarray, part: float, target: np.ndarray) -> np.ndarray:
+    """Cosine with the target (dim,) of each of bases (n, dim) plus `part` of each of vectors (m, dim): (n, m)."""
+    squares = np.square(bases).sum(axis=1)[:, None] + part**2 + 2 * part * bases @ vectors.T
+    return ((bases @ target)[:, None] + part * (vectors @ target)) / np.sqrt(np.maximum(squares, 1e-6))
+
+
+def unseen_forms(text: Parsed, words: Words) -> Iterator[Edit]:
+    """Words replaced by forms of theirs that the lexicon lacks, in turns."""
+    of_words = (
+        [text.replacement(number, _like(word, form)) for form in words.unseen_forms(word)] for number, word in enumerate(text.words)
+    )
+    return (it for it in chain.from_iterable(zip_longest(*of_words)) if it is not None)
+
+
+def _like(word: str, form: str) -> str:
+    """A form in lower case, with a capital if the word has one."""
+    return form[0].upper() + form[1:] if word[0].isupper() else form

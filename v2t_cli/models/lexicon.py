@@ -1,0 +1,96 @@
+"""The lexicon of a checkpoint: the words of its training texts, and how texts end, with how often each occurs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from v2t_cli.core.errors import RequestError
+from v2t_cli.io.texts import read_lines
+
+WORD = re.compile(r"\w+")
+MAX_WORDS = 2**17  # the most frequent ones are kept
+MAX_LETTERS = 40  # of a word; what is longer is text in a script without blanks, or no word
+MAX_ENDS = 12
+
+
+def text_end(text: str) -> str:
+    """What follows the last word, such as "?!" or nothing."""
+    return text[max((match.end() for match in WORD.finditer(text)), default=0) :]
+
+
+def inner_words(text: str) -> list[str]:
+    """The words of a text as they look inside a sentence: without the capital that starts it."""
+    words = WORD.findall(text)
+    if words and (len(words[0]) == 1 or words[0][1:].islower()):
+        small = words[0].lower()
+        words[0] = small if WORD.fullmatch(small) else words[0]  # a small "İ" is two characters, of which one is no letter
+    return words
+
+
+class Lexicon:
+    """Words, the most frequent first, each in its most frequent spelling; no two differ only by case.
+
+    words, counts: how often each occurs, int64; ends: what follows the last word of a text, the most frequent first.
+    """
+
+    def __init__(self, words: list[str], counts: list[int], ends: list[tuple[str, int]]):
+        self.words, self.counts, self._counted_ends = words, np.array(counts, dtype=np.int64), ends
+        self._place = {word.lower(): place for place, word in enumerate(words)}
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> Lexicon:
+        spellings: Counter[str] = Counter()
+        ends: Counter[str] = Counter()
+        for text in texts:
+            spellings.update(word for word in inner_words(text) if len(word) <= MAX_LETTERS)
+            ends[text_end(text).rstrip()] += 1  # a line of the file cannot end with "\r"
+        by_word: defaultdict[str, list[str]] = defaultdict(list)
+        totals: Counter[str] = Counter()
+        for spelling, count in spellings.items():
+            by_word[spelling.lower()].append(spelling)
+            totals[spelling.lower()] += count
+        kept = totals.most_common(MAX_WORDS)
+        words = [max(by_word[word], key=spellings.__getitem__) for word, _ in kept]
+        return cls(words, [count for _, count in kept], ends.most_common(MAX_ENDS))
+
+    @classmethod
+    def read(cls, path: Path) -> Lexicon:
+        """Raises RequestError, naming the file and the line, for what `write` did not write."""
+        words: list[str] = []
+        counts: list[int] = []
+        ends: list[tuple[str, int]] = []
+        for number, line in enumerate(read_lines(str(path)), 1):
+            count, tab, entry = line.partition("\t")
+            if not (tab and count.isdecimal() and len(count) < 19):
+                raise RequestError(f"{path}, line {number}: damaged: expected a count, a tab and a word")
+            if WORD.fullmatch(entry):
+                words.append(entry)
+                counts.append(int(count))
+            else:
+                ends.append((entry, int(count)))
+        return cls(words, counts, ends)
+
+    def write(self, path: Path) -> None:
+        """One word or end a line, after its count and a tab."""
+        entries = [*zip(self.words, self.counts.tolist()), *self._counted_ends]
+        path.write_text("".join(f"{count}\t{entry}\n" for entry, count in entries), encoding="utf-8")
+
+    @property
+    def ends(self) -> list[str]:
+        return [end for end, _ in self._counted_ends]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def place(self, word: str) -> int | None:
+        """Where the word stands in `words`, whatever its case."""
+        return self._place.get(word.lower())
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that are not in the lexicon. A number is no word."""
+        return [word for word in WORD.findall(text) if word.lower() not in self._place and not word.isdecimal()]

@@ -1,0 +1,85 @@
+"""Augmentation: texts that nobody wrote, made from those of the corpus by the edits that the search makes.
+
+Their vectors are as true as any others, because the encoder computes them while training. So an inverter sees words in more
+places than its corpus has them, and learns what case, marks and order do to a vector, instead of learning its texts by heart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v2t_cli.core.device import to_device
+from v2t_cli.decoding.edits import FLIP, Edit, Parsed, apply
+from v2t_cli.models.encoder import Encoder
+from v2t_cli.models.language_model import pad, tokenize
+from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.training.batches import Examples
+
+KINDS = {"replace": 0.3, "splice": 0.15, "end": 0.15, "case": 0.15, "delete": 0.1, "swap": 0.1, "insert": 0.05}
+AGAIN = 0.3  # how often a second word is replaced too
+FLATTENING = 0.5  # words are drawn by their count to this power, so that rare ones are learned too
+
+
+class Augmenter:
+    """Makes batches in which a part of the texts is changed, differently each time."""
+
+    def __init__(self, examples: Examples, encoder: Encoder, tokenizer: Any, lexicon: Lexicon, fraction: float, limit: int | None):
+        """fraction: of the texts, to change; limit: tokens that fit the decoder: a text that outgrows them stays as it was."""
+        self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
+        self._fraction, self._limit = fraction, limit
+        weights = lexicon.counts**FLATTENING
+        self._cumulative = np.cumsum(weights / weights.sum())
+
+    def tensors(self, which: np.ndarray, pad_id: int, device: torch.device, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Like Examples.tensors, with some of the texts changed."""
+        split, vectors = self._examples.split, self._examples.vectors_of(which)
+        assert split.ids is not None  # examples are tokenized
+        texts, ids = [split.texts[i] for i in which], [row.tolist() for row in split.ids.keep(which)]
+        changed: dict[int, str] = {}
+        for i in np.flatnonzero(rng.random(len(texts)) < self._fraction).tolist():
+            new = self.change(texts[i], rng)
+            tokens = tokenize(self._tokenizer, [new])[0]
+            if new.strip() and new != texts[i] and (self._limit is None or len(tokens) <= self._limit):
+                changed[i], ids[i] = new, tokens
+        if changed:
+            vectors[list(changed)] = self._encoder.encode(list(changed.values()))
+        return to_device(torch.from_numpy(vectors), device), *pad(ids, pad_id, device)
+
+    def change(self, text: str, rng: np.random.Generator) -> str:
+        """The text after an edit that is drawn at random; now and then it stays as it is."""
+        kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+        parsed = Parsed(text)
+        if kind == "splice":
+            return self._splice(text, rng)
+        if kind == "replace":
+            text = self._replace(text, rng)
+            return self._replace(text, rng) if rng.random() < AGAIN else text
+        edits: list[Edit] = []
+        if kind == "end":
+            edits = list(parsed.marks(self._lexicon.ends))
+        elif kind == "case":
+            edits = [FLIP]
+        elif kind == "delete" and len(parsed) > 1:
+            edits = parsed.deletions()
+        elif kind == "swap":
+            edits = list(parsed.swaps(neighbours=True))
+        elif kind == "insert":
+            edits = parsed.insertions(self._word(rng))
+        return apply(text, edits[int(rng.integers(len(edits)))]) if edits else text
+
+    def _replace(self, text: str, rng: np.random.Generator) -> str:
+        parsed = Parsed(text)
+        return apply(text, parsed.replacement(int(rng.integers(len(parsed))), self._word(rng))) if len(parsed) else text
+
+    def _splice(self, text: str, rng: np.random.Generator) -> str:
+        """The beginning of one text and the end of another."""
+        texts = self._examples.split.texts
+        ours, theirs = text.split(" "), texts[int(rng.integers(len(texts)))].split(" ")
+        return " ".join([*ours[: rng.integers(1, len(ours) + 1)], *theirs[rng.integers(len(theirs)) :]])
+
+    def _word(self, rng: np.random.Generator) -> str:
+        return self._lexicon.words[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._lexicon) - 1)]
