@@ -65,6 +65,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         axes.annotate(it["name"], (x, y), xytext=(6, -12), textcoords="offset points", fontsize=9)
     axes.set(xscale="log", ylim=(0, 100), xlabel="milliseconds per vector", ylabel="texts that come back exactly, %")
     axes.set_xlim(right=max(times) * 2.5)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=160)
