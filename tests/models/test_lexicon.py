@@ -76,7 +76,9 @@ def test_unknown_words():
     assert lexicon.unknown("") == lexicon.unknown("🙂 ?") == []
 
 
-@pytest.mark.parametrize("line", ["", "мама", "3 мама", "x\tмама", "\tмама", "-3\tмама", "1.5\tмама", "9" * 19 + "\tмама", "²\tмама"])
+@pytest.mark.parametrize(
+    "line", ["0\tслово", "", "мама", "3 мама", "x\tмама", "\tмама", "-3\tмама", "1.5\tмама", "9" * 19 + "\tмама", "²\tмама"]
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "lexicon.txt"
     path.write_text(f"5\tи\n{line}\n4\tмама\n", encoding="utf-8")

@@ -76,3 +76,9 @@ def test_all_kinds_of_changes_occur(examples, opened, encoder):
         "Ищет мама ключи.",
     }
     assert any(len(it.split()) > 3 for it in found) and any("газету" in it for it in found)
+
+
+def test_texts_without_words_for_a_lexicon(examples, opened, encoder):
+    """Such as those of a script without blanks."""
+    make, rng = Augmenter(examples, encoder, opened.tokenizer, Lexicon([], [], []), 1.0, None), np.random.default_rng(0)
+    assert all(isinstance(make.change(text, rng), str) for text in ("字" * 50, "🙂", "") for _ in range(60))

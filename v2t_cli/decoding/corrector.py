@@ -135,7 +135,7 @@ class Corrector:
             row.edited[it.text] = times + 1
             effort = Effort(self.search.edits * EFFORTS[times], thorough=times > 0)
             assert it.vector is not None  # re-embedded
-            out.append(_Task(number, Parsed(it.text), it.vector / max(float(np.linalg.norm(it.vector)), 1e-12), it.nearness, effort))
+            out.append(_Task(number, Parsed(it.text), unit_rows(it.vector[None])[0], it.nearness, effort))
         return out
 
     def _edit(self, tasks: list[_Task], state: list[_Search], targets: Tensor, first: bool) -> None:
@@ -149,7 +149,8 @@ class Corrector:
             np.array([prior(task.cosine) for task in tasks], dtype=np.float32),
         )
         singles = [self._singles(task, state[task.row], *of_task, first) for task, of_task in zip(tasks, zip(of_tokens, shortlists))]
-        vectors = self._embed([texts for _, texts in singles])
+        texts_of_singles = [texts for _, texts in singles]
+        vectors = self._embed(texts_of_singles)
         combined = []
         for task, (edits, _), of_singles in zip(tasks, singles, vectors):
             row = state[task.row]
@@ -157,7 +158,7 @@ class Corrector:
             combined.append(row.fresh(task.text.text, likely, min(task.effort.sums, self.search.encoder_calls - row.calls))[1])
             row.calls += len(combined[-1])
         found: dict[int, list[Candidate]] = {}
-        for texts, embedded in ((([texts for _, texts in singles]), vectors), (combined, self._embed(combined))):
+        for texts, embedded in ((texts_of_singles, vectors), (combined, self._embed(combined))):
             for task, of_task, rows in zip(tasks, texts, embedded):
                 cosines = rows @ state[task.row].wanted.target
                 state[task.row].explored += zip(cosines.tolist(), of_task)

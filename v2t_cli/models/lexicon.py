@@ -66,7 +66,7 @@ class Lexicon:
         ends: list[tuple[str, int]] = []
         for number, line in enumerate(read_lines(str(path)), 1):
             count, tab, entry = line.partition("\t")
-            if not (tab and count.isdecimal() and len(count) < 19):
+            if not (tab and count.isdecimal() and len(count) < 19 and int(count)):
                 raise RequestError(f"{path}, line {number}: damaged: expected a count, a tab and a word")
             if WORD.fullmatch(entry):
                 words.append(entry)

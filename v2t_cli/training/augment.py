@@ -32,7 +32,7 @@ class Augmenter:
         self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
         self._fraction, self._limit = fraction, limit
         weights = lexicon.counts**FLATTENING
-        self._cumulative = np.cumsum(weights / weights.sum())
+        self._cumulative = np.cumsum(weights / max(1.0, weights.sum()))
 
     def tensors(self, which: np.ndarray, pad_id: int, device: torch.device, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Like Examples.tensors, with some of the texts changed."""
@@ -82,4 +82,7 @@ class Augmenter:
         return " ".join([*ours[: rng.integers(1, len(ours) + 1)], *theirs[rng.integers(len(theirs)) :]])
 
     def _word(self, rng: np.random.Generator) -> str:
+        """Nothing if no text has a word, or none short enough for a lexicon."""
+        if not len(self._lexicon):
+            return ""
         return self._lexicon.words[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._lexicon) - 1)]
