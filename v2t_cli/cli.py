@@ -102,12 +102,13 @@ def train(
 
     Example: v2t train --config cfg.yaml --texts my.txt --output my-inverter
     """
-    typed = {"data.texts": texts, "encoder.model": encoder, "output": str(output) if output else None, "device": device}
+    typed = {"data.texts": texts or None, "encoder.model": encoder, "output": str(output) if output else None, "device": device}
     settings = opt.settings_of(config, set_, typed, trust_remote_code)
     from v2t_cli.io.texts import check_readable
     from v2t_cli.models.hub import check_push, push
 
-    check_readable(settings.data.texts, "; name yours with --texts")  # before torch is loaded: the most common first mistake
+    for file in settings.data.texts:  # before torch is loaded: the most common first mistake
+        check_readable(file, "; name yours with --texts")
     if push_to_hub:
         check_push(push_to_hub)
     console.quiet_libraries()

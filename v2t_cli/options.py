@@ -77,7 +77,8 @@ EncoderBatchOption = Annotated[int | None, _option("--batch-size", metavar="N", 
 
 # of train
 TrainTextsOption = Annotated[
-    str | None, _option("--texts", metavar="FILE", help="Sentences to learn from, one per line; default: data.texts of the config.")
+    list[str] | None,
+    _option("--texts", metavar="FILE", help="Sentences to learn from, one per line; can be repeated; default: data.texts of the config."),
 ]
 FolderOutput = Annotated[
     Path | None, _option("--output", "-o", metavar="DIR", help="Checkpoint folder; default: the folder named by output in the config.")

