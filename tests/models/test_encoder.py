@@ -120,3 +120,28 @@ def test_minilm_is_opened_by_its_name_on_the_hub():
     assert encoder.identity.name == "sentence-transformers/all-MiniLM-L6-v2", "a checkpoint names no folder of this machine"
     same, other = row_cosine(encoder.encode(["A red car."] * 2), encoder.encode(["a red car.", "Two cats sleep."]))
     assert same > 0.999 and other < 0.5
+
+
+def test_batches_hold_texts_of_similar_length_and_keep_the_order(labse, encoder, monkeypatch):
+    monkeypatch.setattr("v2t_cli.models.encoder.CPU_TOKENS", 24)
+    small = open_encoder(EncoderConfig(model=str(labse), batch_size=3), "cpu")
+    batches, model = [], small._model
+    monkeypatch.setattr(small, "_model", Spy(model, batches))
+    texts = ["дом " * 6, "чай", "мы дома", "сад " * 5, "да", "нет", "он тут", "ты"]
+    np.testing.assert_allclose(small.encode(texts), encoder.encode(texts), atol=1e-5)
+    lengths = [[len(ids) for ids in model.tokenizer(batch)["input_ids"]] for batch in batches]
+    assert sorted(sum(batches, [])) == sorted(texts) and max(map(len, batches)) == 3
+    assert sum(lengths, []) == sorted(sum(lengths, []))
+    assert all((len(batch) - 1) * max(batch) < 24 for batch in lengths), "one text more than fits, at most"
+
+
+class Spy:
+    def __init__(self, model, batches):
+        self._model, self._batches = model, batches
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def encode(self, texts, **settings):
+        self._batches.append(texts)
+        return self._model.encode(texts, **settings)

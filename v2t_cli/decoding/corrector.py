@@ -23,6 +23,7 @@ from torch import Tensor
 
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
+from v2t_cli.decoding.casing import ignores_case, recase
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.proposals import NEAR, Effort, Wanted, prior, rearrangements, rewordings, unseen_forms
@@ -46,13 +47,15 @@ CONCLUDED = 8  # texts whose log-probability decides in the end, at most
 class _Search:
     """The search for one vector: its candidates, nearest first; the log-probability of new ones is nan until the end.
 
-    explored: cosines and texts, the nearest of those that were embedded; edited: how often each text was edited.
+    explored: cosines and texts, the nearest of those that were embedded; edited: how often each text was edited; seen: texts, in
+    lower case if the encoder ignores case.
     """
 
     candidates: list[Candidate]
     wanted: Wanted
     explored: list[tuple[float, str]]
     seen: set[str]
+    ignores_case: bool
     edited: dict[str, int] = field(default_factory=dict)
     calls: int = 0
 
@@ -64,8 +67,9 @@ class _Search:
             if len(texts) >= limit:
                 break
             edited = apply(text, it)
-            if edited and edited not in self.seen:
-                self.seen.add(edited)
+            key = edited.lower() if self.ignores_case else edited
+            if edited and key not in self.seen:
+                self.seen.add(key)
                 kept.append(it)
                 texts.append(edited)
         return kept, texts
@@ -88,6 +92,7 @@ class Corrector:
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
         self.tokens = TokenEditor(inverter, tokenizer)
+        self.ignores_case = ignores_case(encoder)
 
     def correct(self, rows: list[Row], vectors: np.ndarray) -> None:
         """Add better texts to the re-embedded candidates of each row, rank them again, and say how sure the words are.
@@ -114,9 +119,9 @@ class Corrector:
             known = [place for place in map(self.words.place, borrowed) if place is not None]
             candidates = sorted(row.candidates, key=self.ranking.by_cosine)
             explored = [(it.nearness, it.text) for it in candidates]
-            out.append(
-                _Search(candidates, Wanted(target, borrowed, np.array(known, dtype=np.int64)), explored, {it.text for it in candidates})
-            )
+            seen = {it.text.lower() if self.ignores_case else it.text for it in candidates}
+            wanted = Wanted(target, borrowed, np.array(known, dtype=np.int64))
+            out.append(_Search(candidates, wanted, explored, seen, self.ignores_case))
         return out
 
     def _choose(self, number: int, row: _Search) -> list[_Task]:
@@ -227,3 +232,10 @@ class Corrector:
             rows[number].candidates.append(replace(it, logprob=logprob))
         for number in set(owners):
             self.ranking.sort(rows[number].candidates)
+        if self.ignores_case and (edited := sorted(set(owners))):
+            best = [rows[number].best for number in edited]
+            recased = recase([it.text for it in best], targets[edited], self.inverter, self.tokenizer, self.words.lexicon)
+            for number, it, text, logprob in zip(edited, best, *recased):
+                it.text, it.logprob = text, logprob
+                row = rows[number]
+                row.candidates = [other for other in row.candidates if other is it or other.text != text]

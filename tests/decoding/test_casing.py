@@ -1,0 +1,64 @@
+"""Upper and lower case where the encoder sees none."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import DIM, SENTENCES
+
+from v2t_cli.core.config import DecodeConfig
+from v2t_cli.decoding.candidates import Candidate, Row, rerank
+from v2t_cli.decoding.casing import ignores_case, recase
+from v2t_cli.decoding.corrector import Corrector
+from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.models.inverter import log_likelihood
+from v2t_cli.models.language_model import tokenize
+from v2t_cli.models.lexicon import Lexicon
+
+
+class SeesCase:
+    def __init__(self, identity):
+        self.identity = identity
+
+    def encode(self, texts):
+        return np.array([[sum(map(ord, text)) % 97, *[1.0] * (DIM - 1)] for text in texts], dtype=np.float32)
+
+    def count_truncated(self, texts):
+        return 0
+
+
+def test_which_encoders_ignore_case(encoder):
+    assert ignores_case(encoder), "the tiny LaBSE writes its texts in lower case first"
+    assert not ignores_case(SeesCase(encoder.identity))
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, lambda text: text[0].lower() + text[1:].title()])
+def test_the_decoder_chooses_the_case(opened, change):
+    texts = [text for text in SENTENCES[:20] if text.lower() != text]
+    targets = torch.from_numpy(opened.encoder.encode(texts))
+    lexicon = Lexicon.of_texts(SENTENCES)
+    found, logprobs = recase([change(text) for text in texts], targets, opened.inverter, opened.tokenizer, lexicon)
+    assert [text.lower() for text in found] == [text.lower() for text in texts], "nothing but case changes"
+    assert np.mean([ours == text for ours, text in zip(found, texts)]) > 0.8
+    ids = tokenize(opened.tokenizer, found)
+    expected = log_likelihood(opened.inverter, targets, ids, np.arange(len(ids)), opened.tokenizer.pad_token_id)
+    np.testing.assert_allclose(logprobs, expected, rtol=1e-4)
+
+
+def test_a_text_that_is_right_stays(opened):
+    targets = torch.from_numpy(opened.encoder.encode(SENTENCES[:5]))
+    assert recase(SENTENCES[:5], targets, opened.inverter, opened.tokenizer, Lexicon([], [], []))[0] == SENTENCES[:5]
+
+
+def test_corrected_texts_have_the_decoders_case(opened):
+    opened.open_words(2**17)
+    fitted = fit(opened, resolve_search(DecodeConfig(quality="balanced")))
+    text = next(text for text in SENTENCES if len(text.split()) > 3)
+    vectors = opened.encoder.encode([text])
+    row = Row(0, [Candidate(text.lower().rstrip("."), -50.0)])  # one edit away
+    rerank([row], vectors, opened.encoder, (corrector := Corrector(*of(opened), fitted)).ranking)
+    corrector.correct([row], vectors)
+    assert row.best.text == text and len({it.text for it in row.candidates}) == len(row.candidates)
+
+
+def of(checkpoint):
+    return checkpoint.inverter, checkpoint.tokenizer, checkpoint.encoder, checkpoint.words

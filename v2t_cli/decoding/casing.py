@@ -1,0 +1,59 @@
+"""Upper and lower case, for encoders that do not see it: there the decoder's log-probability decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from v2t_cli.core.similarity import row_cosine
+from v2t_cli.decoding.edits import Parsed, apply, together
+from v2t_cli.models.encoder import PROBE, Encoder
+from v2t_cli.models.inverter import Inverter, log_likelihood
+from v2t_cli.models.language_model import tokenize
+from v2t_cli.models.lexicon import Lexicon
+
+ROUNDS = 3  # changes of case in a row, at most
+SAME = 0.99999  # cosine, at least, of two texts that an encoder cannot tell apart
+
+
+def ignores_case(encoder: Encoder) -> bool:
+    """Whether the encoder gives the same vector to a text in lower case, as all-MiniLM-L6-v2 and other uncased models do."""
+    as_written, lower = encoder.encode([PROBE, PROBE.lower()])
+    return bool(row_cosine(as_written[None], lower[None])[0] >= SAME)
+
+
+def recase(texts: list[str], targets: Tensor, inverter: Inverter, tokenizer: Any, lexicon: Lexicon) -> tuple[list[str], list[float]]:
+    """The texts in their most probable case, and the log-probabilities of these, in nats. targets: (len(texts), dim)."""
+    best = list(texts)
+    logprobs = [-np.inf] * len(texts)
+    moved = list(range(len(texts)))
+    for _ in range(ROUNDS):
+        variants = [list(dict.fromkeys([best[i], *_variants(best[i], lexicon)])) for i in moved]
+        owners = np.repeat(np.array(moved, dtype=np.int64), [len(of_text) for of_text in variants])
+        ids = tokenize(tokenizer, [text for of_text in variants for text in of_text])
+        limit = inverter.n_positions or np.inf
+        fits = [len(of_text) <= limit for of_text in ids]
+        found = np.full(len(ids), -np.inf)
+        found[fits] = log_likelihood(inverter, targets, [it for it, fit in zip(ids, fits) if fit], owners[fits], tokenizer.pad_token_id)
+        before, moved = moved, []
+        for i, of_text, scores in zip(before, variants, np.split(found, np.cumsum([len(of_text) for of_text in variants])[:-1])):
+            top = int(np.argmax(scores))
+            if top:
+                moved.append(i)
+            best[i], logprobs[i] = of_text[top], float(scores[top])
+        if not moved:
+            break
+    return best, logprobs
+
+
+def _variants(text: str, lexicon: Lexicon) -> Iterator[str]:
+    """The text with one word in another case, and with all words as the lexicon spells them."""
+    parsed = Parsed(text)
+    yield from (apply(text, flip) for flip in parsed.cases())
+    places = map(lexicon.place, parsed.words)
+    spelled = [parsed.replacement(number, lexicon.words[place]) for number, place in enumerate(places) if place is not None]
+    yield from (apply(text, it) for it in spelled)
+    yield apply(text, together(spelled))
