@@ -100,7 +100,7 @@ def test_train_refuses(v2t, labse, texts_file, tmp_path):
     finished = ROOT / "examples" / "ru-mini"  # without its state
     refused(v2t("train", "--resume", "--output", finished, *data, *TINY), "ru-mini: nothing to resume")
     refused(
-        v2t("train", "--set", "data.min_chars=50", *data, *TINY), "no text is 50 (data.min_chars) to 59 (data.max_chars) characters long"
+        v2t("train", "--set", "data.min_chars=50", *data, *TINY), "no text is 50 (data.min_chars) to 160 (data.max_chars) characters long"
     )
     refused(
         v2t(

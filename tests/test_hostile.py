@@ -103,9 +103,9 @@ def damaged_gz():
 REFUSED_TRAINING = {
     "missing": (None, [], "no such text file"),
     "a folder": (dict, [], "cannot be read"),
-    "empty": ("", [], "no text is 2 (data.min_chars) to 59 (data.max_chars) characters long"),
-    "only blanks": ("\n \n", [], "no text is 2 (data.min_chars) to 59 (data.max_chars) characters long"),
-    "all too long": ("а" * 100 + "\n", [], "no text is 2 (data.min_chars) to 59 (data.max_chars) characters long"),
+    "empty": ("", [], "no text is 2 (data.min_chars) to 160 (data.max_chars) characters long"),
+    "only blanks": ("\n \n", [], "no text is 2 (data.min_chars) to 160 (data.max_chars) characters long"),
+    "all too long": ("а" * 200 + "\n", [], "no text is 2 (data.min_chars) to 160 (data.max_chars) characters long"),
     "all the same": ("Привет!\n" * 9, [], "1 usable texts are too few to hold out 5% of them"),
     "fewer than are held out": ("Привет!\nПока!\n", ["data.held_out=0.9"], "2 usable texts are too few to hold out 90% of them"),
     "not UTF-8": (b"\xff\xfe\n", [], "line 1"),

@@ -97,13 +97,13 @@ def test_other_texts_or_another_encoder_are_embedded_anew(tmp_path, texts_file, 
 
 def test_vectors_from_elsewhere_follow_the_filters(tmp_path, labse, caplog):
     """Dropped lines are dropped with their vectors: the model learns as well as from vectors it embedded itself."""
-    lines = ["", *SENTENCES[:50], "x" * 100, SENTENCES[0], *SENTENCES[50:]]
+    lines = ["", *SENTENCES[:50], "x" * 200, SENTENCES[0], *SENTENCES[50:]]
     (tmp_path / "t.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     vectors = open_encoder(EncoderConfig(model=str(labse)), "cpu").encode(lines)
     np.save(tmp_path / "v.npy", vectors)
     config = tiny_config(tmp_path / "t.txt", "null", tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}", "train.epochs=40")
     result = train(config)
-    assert "100 of 103 texts kept (dropped: 1 duplicates, 1 shorter than data.min_chars 2, 1 longer than data.max_chars 59)" in caplog.text
+    assert "100 of 103 texts kept (dropped: 1 duplicates, 1 shorter than data.min_chars 2, 1 longer than data.max_chars 160)" in caplog.text
     info = read_info(tmp_path / "out")
     assert info.encoder is None and info.dim == DIM
     embedded = tiny_config(tmp_path / "t.txt", labse, tmp_path / "own", "train.epochs=40")
@@ -258,7 +258,7 @@ class TestOutputFolder:
         with pytest.raises(RequestError, match=r"other settings: seed \(was 0, now 5\), adapter.kind \(was linear, now mlp\); --overwrite"):
             train(other, resume=True)
         monkeypatch.setattr("v2t_cli.models.vector_cache.embed_chunks", None)  # refused before anything is embedded
-        with pytest.raises(RequestError, match=r"data.max_chars \(was 59, now 20\), texts \(was"):
+        with pytest.raises(RequestError, match=r"data.max_chars \(was 160, now 20\), texts \(was"):
             train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume=True)
 
     def test_other_vectors_or_another_encoder_are_not_resumed(self, tmp_path, texts_file, labse):

@@ -84,7 +84,7 @@ class DataConfig(Section):
     vectors: str | None = None
     source: str | None = None
     min_chars: int = Field(2, ge=0)
-    max_chars: int = Field(59, ge=1)
+    max_chars: int = Field(160, ge=1)
     held_out: float = Field(0.05, ge=0, lt=1)
     augment: float = Field(0.0, ge=0, le=1)
     cache: str | None = None
