@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -115,6 +116,13 @@ def tiny_config(texts: Path, encoder: Path | str, output: Path, *sets: str) -> C
         "data.held_out=0.1",
     ]
     return load_config(None, [*base, *sets])
+
+
+def without_hashes(folder: Path) -> Path:
+    """Makes a checkpoint one of version 0.1.0, whose v2t.json does not say which files belong together."""
+    info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))
+    (folder / "v2t.json").write_text(json.dumps({key: value for key, value in info.items() if key != "files"}), encoding="utf-8")
+    return folder
 
 
 def weights(folder):

@@ -56,6 +56,8 @@ class ZeroPad(Adapter):
             raise RequestError(
                 f"adapter.kind zero_pad: the vectors have {dim} numbers, more than the decoder's hidden size {hidden}; use linear or mlp"
             )
+        if tokens != 1:
+            raise RequestError(f"adapter.kind zero_pad: has exactly 1 prefix position, not {tokens}")
         super().__init__(dim, hidden, tokens)
 
     def prefix(self, vectors: Tensor) -> Tensor:

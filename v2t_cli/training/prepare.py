@@ -26,7 +26,7 @@ from v2t_cli.models.checkpoint import load_adapter
 from v2t_cli.models.encoder import Encoder, open_encoder
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import load_lm, scratch_lm, set_dropout
-from v2t_cli.models.metadata import TRACKED, CheckpointInfo, is_checkpoint, read_info
+from v2t_cli.models.metadata import TRACKED, CheckpointInfo, check_files, is_checkpoint, read_info
 from v2t_cli.training import state
 from v2t_cli.training.augment import Augmenter
 from v2t_cli.training.batches import Examples
@@ -146,6 +146,7 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     folder = Path(config.decoder.model)
     if config.decoder.scratch is None and is_checkpoint(folder):
         info = read_info(folder)
+        check_files(folder, info)
         if info.dim != vectors.shape[1]:
             raise RequestError(f"decoder '{folder}': reads vectors of {info.dim} dimensions, but these have {vectors.shape[1]}")
         if info.encoder and identity:
