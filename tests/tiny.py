@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -165,3 +166,21 @@ def stopping(step):
     from v2t_cli.training.callbacks import Callbacks
 
     return Callbacks(stoppable=lambda: nullcontext(StopAt(step)))
+
+
+@contextmanager
+def interrupting(rows, error=KeyboardInterrupt):
+    """Ctrl-C, or another error, after so many rows of what is made in parts."""
+    from v2t_cli.io.resumable import ResumableLines
+
+    write, seen = ResumableLines.write, []
+
+    def stopped(self, first, lines):
+        seen.extend(lines)
+        if len(seen) > rows:
+            raise error
+        write(self, first, lines)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumableLines, "write", stopped)
+        yield

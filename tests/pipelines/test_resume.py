@@ -4,32 +4,15 @@ import errno
 import json
 import os
 import shutil
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny import DIM, SENTENCES, without_hashes
+from tiny import interrupting as stopping
 
-from v2t_cli.io.resumable import ResumableLines
 from v2t_cli.io.texts import Fingerprint
-
-
-@contextmanager
-def stopping(rows, error=KeyboardInterrupt):
-    """Ctrl-C, or another error, after so many rows."""
-    write, seen = ResumableLines.write, []
-
-    def stopped(self, first, lines):
-        seen.extend(lines)
-        if len(seen) > rows:
-            raise error
-        write(self, first, lines)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResumableLines, "write", stopped)
-        yield
 
 
 def decoding(checkpoint, *options):
