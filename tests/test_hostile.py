@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from tiny import DIM, SENTENCES
+from tiny import DIM, SENTENCES, without_hashes
 
 from v2t_cli.core.config import Config
 
@@ -342,7 +342,8 @@ REFUSED_CHECKPOINTS = {
     "a truncated adapter": (cut("adapter.safetensors"), "adapter.safetensors: damaged"),
     "swapped weights": (swap, ""),
     "a pickle for weights": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "missing or damaged"),
-    "another dim": (edit("v2t.json", dim=DIM + 1), f"vectors of {DIM} dimensions, but the checkpoint reads {DIM + 1}"),
+    "another dim": (edit("v2t.json", dim=DIM + 1), f"not a valid v2t.json: Value error, dim is {DIM + 1}, but encoder.dim is {DIM}"),
+    "another dim, of vectors from elsewhere": (edit("v2t.json", dim=DIM + 1, encoder=None), f"but the checkpoint reads {DIM + 1}"),
     "a newer format": (edit("v2t.json", format=2), "newer than this v2t"),
     "an unknown adapter": (edit("v2t.json", adapter={"kind": "own", "tokens": 1}), "adapter kind 'own' is unknown"),
     "v2t.json is no JSON": (write("v2t.json", b"{"), "not a valid v2t.json"),
@@ -356,16 +357,19 @@ REFUSED_CHECKPOINTS = {
 }
 
 
+@pytest.mark.parametrize("hashed", [True, False], ids=["hashed", "of version 0.1.0"])
 @pytest.mark.parametrize("case", REFUSED_CHECKPOINTS)
-def test_checkpoints_that_are_refused(v2t, checkpoint, tmp_path, case):
+def test_checkpoints_that_are_refused(v2t, checkpoint, tmp_path, case, hashed):
     damage, words = REFUSED_CHECKPOINTS[case]
     folder = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, folder)
+    if not hashed:
+        without_hashes(folder)
     np.save(tmp_path / "v.npy", ROWS)
     damage(folder)
     before = set(tmp_path.iterdir())
     result = v2t("decode", tmp_path / "v.npy", "--checkpoint", folder, "--quality", "fast", "-o", tmp_path / "out.txt")
-    assert_refused(result, set(tmp_path.iterdir()) - before, "checkpoint", words)
+    assert_refused(result, set(tmp_path.iterdir()) - before, "checkpoint", "" if hashed else words)
     assert not (tmp_path / "owned").exists()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -117,6 +119,13 @@ def tiny_config(texts: Path, encoder: Path | str, output: Path, *sets: str) -> C
     return load_config(None, [*base, *sets])
 
 
+def without_hashes(folder: Path) -> Path:
+    """Makes a checkpoint one of version 0.1.0, whose v2t.json does not say which files belong together."""
+    info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))
+    (folder / "v2t.json").write_text(json.dumps({key: value for key, value in info.items() if key != "files"}), encoding="utf-8")
+    return folder
+
+
 def weights(folder):
     return {**load_file(folder / "model.safetensors"), **load_file(folder / "adapter.safetensors")}
 
@@ -157,3 +166,21 @@ def stopping(step):
     from v2t_cli.training.callbacks import Callbacks
 
     return Callbacks(stoppable=lambda: nullcontext(StopAt(step)))
+
+
+@contextmanager
+def interrupting(rows, error=KeyboardInterrupt):
+    """Ctrl-C, or another error, after so many rows of what is made in parts."""
+    from v2t_cli.io.resumable import ResumableLines
+
+    write, seen = ResumableLines.write, []
+
+    def stopped(self, first, lines):
+        seen.extend(lines)
+        if len(seen) > rows:
+            raise error
+        write(self, first, lines)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumableLines, "write", stopped)
+        yield

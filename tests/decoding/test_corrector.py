@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import DIM, SENTENCES, Counting
+from tiny import DIM, SENTENCES, Counting, without_hashes
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.similarity import unit_rows
@@ -193,7 +193,7 @@ def test_a_lexicon_of_more_words_than_are_tried(counting, monkeypatch):
 
 
 def test_a_checkpoint_without_a_lexicon_is_corrected(checkpoint, tmp_path, loaded, encoder):
-    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    folder = without_hashes(shutil.copytree(checkpoint, tmp_path / "copy"))  # as of version 0.1.0
     (folder / "lexicon.txt").unlink()
     bare = replace(load_checkpoint(folder, loaded.inverter.device), encoder=Counting(encoder))
     for start in (["Мой ключи ищет брат в саду."], ["Мой брат ждёт ключи в саду."], ["🙂"], [""]):

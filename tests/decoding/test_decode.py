@@ -42,6 +42,18 @@ def test_rows_come_in_order_whatever_the_blocks_and_batches(loaded, target):
     np.testing.assert_allclose([r.best.logprob for r in pieces], [r.best.logprob for r in whole], atol=1e-3)
 
 
+def test_a_decoder_that_computes_no_numbers(loaded, target):
+    """Its log-probabilities would be NaN, which JSON does not have."""
+    gain = loaded.inverter.adapter.gain
+    kept = gain.clone()
+    try:
+        gain.fill_(1e38)
+        with pytest.raises(V2TError, match="row 0: the decoder computes NaN or infinity; decode.precision float32 may help"):
+            decoded(loaded, target)
+    finally:
+        gain.copy_(kept)
+
+
 def test_one_beam_is_greedy(loaded, target):
     greedy = [row.best.text for row in decoded(loaded, target)]
     assert greedy == [row.best.text for row in decoded(loaded, target, strategy="beam", beams=1)]

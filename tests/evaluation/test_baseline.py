@@ -11,7 +11,7 @@ from v2t_cli.evaluation.baseline import nearest_texts
 def holding_out_nothing(opened, tmp_path):
     """The checkpoint, as if no text had been held out."""
     (tmp_path / "held_out.txt").write_text("")
-    return replace(opened, folder=tmp_path)
+    return replace(opened, folder=tmp_path, info=opened.info.model_copy(update={"files": {}}))
 
 
 def test_the_nearest_training_text(holding_out_nothing, encoder, monkeypatch):

@@ -257,6 +257,57 @@ def test_vectors_cut_in_the_middle_of_a_row_are_written_again(tmp_path):
     np.testing.assert_array_equal(np.load(path), rows)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-8]),
+        lambda path: path.write_bytes(path.read_bytes()[:3]),
+        lambda path: path.write_bytes(path.read_bytes() + b"more"),
+        lambda path: path.write_bytes(bytes(200)),
+        lambda path: np.save(path, np.load(path)[::-1]),
+        lambda path: np.save(path, np.load(path).astype(np.float64)),
+        Path.unlink,
+    ],
+    ids=["shorter", "no header", "longer", "zeros", "reversed", "another type", "gone"],
+)
+@pytest.mark.parametrize("older", [None, b"of last week"])
+def test_vectors_that_were_damaged_are_written_again(tmp_path, damage, older):
+    rows = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    path = tmp_path / "v.npy"
+    if older:
+        path.write_bytes(older)
+    with pytest.raises(KeyboardInterrupt), vectors(path, 7) as out:
+        out.begin(7, 2, SIGNATURE)
+        for first in (0, 4):
+            out.write_vectors(first, rows[first : first + 2])
+        raise KeyboardInterrupt
+    damage(tmp_path / ".v.npy.parts" / "vectors.npy")
+    with vectors(path, 7, resume=True) as out:
+        for block in out.begin(7, 2, SIGNATURE):
+            out.write_vectors(block.start, rows[block.start : block.stop])
+        out.finish()
+    np.testing.assert_array_equal(np.load(path), rows)
+
+
+def test_a_part_under_another_name_is_not_taken_for_other_rows(tmp_path, caplog):
+    path, parts = tmp_path / "out.txt", tmp_path / ".out.txt.parts"
+    interrupted(path, 3)
+    (parts / "rows-000000000000000").rename(parts / "rows-000000000000003")
+    (parts / "rows-more").write_text("1\n")
+    with lines(path, resume=True) as out:
+        assert len(out.begin(10, 3, SIGNATURE)) == 4
+    assert "row 3 is damaged; it is made again" in caplog.text
+
+
+def test_a_changed_description_of_the_run_is_refused(tmp_path):
+    path = tmp_path / "out.txt"
+    interrupted(path, 4)
+    run = tmp_path / ".out.txt.parts" / "run.json"
+    run.write_text(run.read_text().replace('"size": 3', '"size": 2'))
+    with pytest.raises(RequestError, match="run.json: damaged, .*: its checksum differs; --overwrite"), lines(path, resume=True) as out:
+        out.begin(10, 3, SIGNATURE)
+
+
 def test_a_run_killed_just_before_it_cleaned_up(tmp_path):
     path, kept = tmp_path / "v.npy", tmp_path / ".v.npy.parts"
     with vectors(path, 1) as out:

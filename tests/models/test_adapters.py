@@ -34,3 +34,9 @@ def test_a_constant_dimension_stays_finite():
     adapter = Linear(4, 8, 1)
     adapter.set_statistics(torch.ones(4), torch.zeros(4))
     assert torch.isfinite(adapter(torch.ones(2, 4))).all()
+
+
+def test_rounding_is_no_variation():
+    adapter = Linear(3, 8, 1)
+    adapter.set_statistics(torch.tensor([1e6, 1e6, 0.0]), torch.tensor([0.05, 1.0, 1e-3]))
+    assert adapter.scale.tolist() == [1, 1, pytest.approx(1e-3)]

@@ -1,11 +1,12 @@
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import DIM, SENTENCES, Counting, build_labse
+from tiny import DIM, SENTENCES, Counting, build_decoder, build_labse, tiny_config, without_hashes
 
 from v2t_cli.core.config import Config, DataConfig, DecodeConfig
 from v2t_cli.core.errors import RequestError
@@ -20,8 +21,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def copy(checkpoint, tmp_path):
+def hashed(checkpoint, tmp_path):
+    """A copy, whose v2t.json says which files belong together."""
     return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+@pytest.fixture
+def copy(hashed):
+    """A copy as of version 0.1.0, which may be edited."""
+    return without_hashes(hashed)
 
 
 def test_opens_as_an_ordinary_causal_lm(checkpoint):
@@ -104,7 +112,7 @@ def test_loaded_is_what_was_saved(loaded, tmp_path):
     ids, lengths = pad(tokenize(first.tokenizer, SENTENCES[:3]), first.tokenizer.pad_token_id, CPU)
     vectors = torch.randn(3, DIM)
     torch.testing.assert_close(first.inverter.logits(vectors, ids), second.inverter.logits(vectors, ids), rtol=0, atol=0)
-    assert first.info == second.info and first.held_out() == second.held_out()
+    assert first.info == second.info.model_copy(update={"files": first.info.files}) and first.held_out() == second.held_out()
     assert (first.folder / "lexicon.txt").read_bytes() == (second.folder / "lexicon.txt").read_bytes()
 
 
@@ -124,7 +132,7 @@ def test_a_checkpoint_that_learned_to_correct_inverts(loaded, copy):
     save_file({**adapter, **{f"difference.{name}": part + 1 for name, part in adapter.items()}}, copy / "adapter.safetensors")
     edit_info(correction={"steps": 9}, held_out={**loaded.info.held_out.model_dump(), "correction": {"loss": 2.0}})(copy)
     opened = load_checkpoint(copy, CPU)
-    assert opened.info == loaded.info
+    assert opened.info == loaded.info.model_copy(update={"files": {}})
     for name, weight in loaded.inverter.state_dict().items():
         torch.testing.assert_close(opened.inverter.state_dict()[name], weight, rtol=0, atol=0)
 
@@ -188,6 +196,133 @@ def test_weights_of_another_model_are_refused(copy):
     save_file(of_lm, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RequestError, match="its weights do not match config.json"):
         load_checkpoint(copy, CPU)
+
+
+def edit_tensors(name, **changes):
+    """changes: a function for each tensor whose name has the key at its end."""
+    from safetensors.torch import load_file, save_file
+
+    def edit(folder):
+        tensors = load_file(folder / name)
+        for end, change in changes.items():
+            (key,) = (key for key in tensors if key.endswith(end.replace("_of_", ".")))
+            tensors[key] = change(tensors[key]).contiguous()
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+
+    return edit
+
+
+def one(value):
+    def change(tensor):
+        tensor.view(-1)[3] = value
+        return tensor
+
+    return change
+
+
+def edit_probe(value):
+    def edit(folder):
+        info = json.loads((folder / "v2t.json").read_text())
+        info["encoder"]["probe"] = value
+        (folder / "v2t.json").write_text(json.dumps(info))
+
+    return edit
+
+
+def other_tokenizer(folder):
+    build_decoder(folder.parent / "other", "gpt2")
+    shutil.copy(folder.parent / "other" / "tokenizer.json", folder)
+    shutil.copy(folder.parent / "other" / "tokenizer_config.json", folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (edit_tensors("model.safetensors", wpe_of_weight=one(float("nan"))), "wpe.weight' holds NaN or infinity"),
+        (edit_tensors("model.safetensors", wpe_of_weight=one(float("inf"))), "wpe.weight' holds NaN or infinity"),
+        (edit_tensors("model.safetensors", wpe_of_weight=lambda it: it.to(torch.int32)), "wpe.weight' is of type I32; expected floating"),
+        (edit_tensors("model.safetensors", wpe_of_weight=lambda it: it.to(torch.int8)), "wpe.weight' is of type I8; expected floating"),
+        (
+            edit_tensors("adapter.safetensors", map_of_weight=one(float("nan"))),
+            "adapter.safetensors: damaged: 'map.weight' holds something",
+        ),
+        (
+            edit_tensors("adapter.safetensors", map_of_weight=lambda it: it.to(torch.int32)),
+            "'map.weight' holds something other than finite",
+        ),
+        (edit_tensors("adapter.safetensors", map_of_weight=lambda it: it[:, 1:]), "damaged, or of another checkpoint"),
+        (edit_tensors("adapter.safetensors", scale=one(0.0)), "adapter.safetensors: damaged: 'scale' holds numbers that are not positive"),
+        (edit_info(dim=-1), "not a valid v2t.json: dim: Input should be greater than or equal to 1"),
+        (edit_info(dim=0), "not a valid v2t.json: dim: "),
+        (edit_info(dim=10**13), "not a valid v2t.json: dim: "),
+        (edit_info(dim=10**6, encoder=None), "damaged, or of another checkpoint"),
+        (edit_info(adapter={"kind": "linear", "tokens": -1}), "not a valid v2t.json: adapter.tokens: "),
+        (edit_info(adapter={"kind": "linear", "tokens": 60_000}), "damaged, or of another checkpoint"),
+        (edit_info(adapter={"kind": "zero_pad", "tokens": 2}), "has exactly 1 prefix position, not 2"),
+        (edit_probe([]), "not a valid v2t.json: encoder: Value error, probe has 0 numbers, but dim is 16"),
+        (edit_probe([float("nan")] * DIM), "not a valid v2t.json: encoder.probe.0: Input should be a finite number"),
+        (edit_info(files={"../../etc/passwd": "0"}), "not a valid v2t.json: files: .* is not the name of a file in the folder"),
+        (other_tokenizer, "tokenizer.json: damaged, or of another checkpoint: its end and pad tokens are '<|endoftext|>' and 'None'"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(copy, damage, message):
+    damage(copy)
+    with pytest.raises(RequestError, match=message) as caught:
+        load_checkpoint(copy, CPU)
+    assert "\n" not in str(caught.value) and str(copy) in str(caught.value)
+
+
+class TestWhatBelongsTogether:
+    """The hashes in v2t.json."""
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "adapter.safetensors", "tokenizer.json", "config.json", "lexicon.txt"])
+    def test_a_changed_byte_is_named_with_what_to_do(self, hashed, name):
+        content = bytearray((hashed / name).read_bytes())
+        content[-9] ^= 1
+        (hashed / name).write_bytes(content)
+        with pytest.raises(
+            RequestError, match=f"{name}: damaged, or of another checkpoint: .*; copy the folder again; .*on purpose, remove"
+        ):
+            load_checkpoint(hashed, CPU)
+        info = json.loads((hashed / "v2t.json").read_text())
+        del info["files"][name]
+        (hashed / "v2t.json").write_text(json.dumps(info))
+        with suppress(RequestError):
+            load_checkpoint(hashed, CPU)  # no hash stands against it
+
+    @pytest.mark.parametrize("name", ["adapter.safetensors", "tokenizer.json"])
+    def test_files_of_another_run_are_refused(self, hashed, texts_file, labse, tmp_path, name):
+        from v2t_cli.training.train import train
+
+        train(tiny_config(texts_file, labse, tmp_path / "other", "train.epochs=0.1", "seed=5"))
+        shutil.copy(tmp_path / "other" / name, hashed)
+        with pytest.raises(RequestError, match=f"{name}: damaged, or of another checkpoint"):
+            load_checkpoint(hashed, CPU)
+
+    def test_a_missing_file(self, hashed):
+        (hashed / "lexicon.txt").unlink()
+        with pytest.raises(RequestError, match="lexicon.txt: missing; the checkpoint is incomplete"):
+            load_checkpoint(hashed, CPU)
+
+    def test_held_out_texts_may_go_but_not_change(self, hashed):
+        (hashed / "held_out.txt").write_text("другой текст\n", encoding="utf-8")
+        opened = load_checkpoint(hashed, CPU)
+        with pytest.raises(RequestError, match="held_out.txt: damaged, or of another checkpoint"):
+            opened.held_out()
+        (hashed / "held_out.txt").unlink()
+        with pytest.raises(RequestError, match="held_out.txt: missing"):
+            load_checkpoint(hashed, CPU).held_out()
+
+    def test_of_version_0_1_0_nothing_is_known(self, copy, checkpoint):
+        assert load_checkpoint(copy, CPU).info.files == {}
+        assert load_checkpoint(checkpoint, CPU).info.files.keys() >= {"model.safetensors", "adapter.safetensors", "tokenizer.json"}
+
+    def test_a_decoder_for_training_is_checked_too(self, hashed, texts_file, labse, tmp_path):
+        from v2t_cli.training.train import train
+
+        edit_tensors("adapter.safetensors", map_of_weight=one(0.5))(hashed)
+        with pytest.raises(RequestError, match="adapter.safetensors: damaged, or of another checkpoint"):
+            train(tiny_config(texts_file, labse, tmp_path / "out", f"decoder.model={hashed}", "train.epochs=0.1"))
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(copy, monkeypatch):

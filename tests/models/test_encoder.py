@@ -1,12 +1,13 @@
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import EncoderConfig
-from v2t_cli.core.errors import RequestError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.models.encoder import PROBE, embed, embed_all, embed_chunks, open_encoder
 
@@ -71,6 +72,18 @@ def test_an_encoder_is_known_by_its_vectors_not_its_name(labse, other_labse, enc
     with pytest.raises(RequestError, match=r"probe cosine -?0\.\d+") as caught:
         encoder.identity.check(other.identity, "the checkpoint")
     assert str(labse) in str(caught.value) and str(other_labse) in str(caught.value)
+
+
+def test_an_encoder_that_computes_no_numbers(labse, encoder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = shutil.copytree(labse, tmp_path / "damaged") / "model.safetensors"
+    save_file({name: part * float("nan") for name, part in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(V2TError, match="damaged' computes NaN or infinity: its weights are damaged"):
+        open_encoder(EncoderConfig(model=str(tmp_path / "damaged")), "cpu")
+    fails_later = SimpleNamespace(identity=encoder.identity, count_truncated=encoder.count_truncated, encode=lambda texts: [[np.inf] * DIM])
+    with pytest.raises(V2TError, match="computes NaN or infinity"):
+        embed_all(fails_later, ["а"])
 
 
 def test_a_folder_that_is_no_encoder(tmp_path):

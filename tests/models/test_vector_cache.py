@@ -165,6 +165,71 @@ def test_a_damaged_description_embeds_again(tmp_path, vectors, content):
     assert again.texts == SENTENCES
 
 
+DAMAGES = {
+    "reversed": lambda path: np.save(path, np.load(path)[::-1]),
+    "zeros": lambda path: np.save(path, np.zeros_like(np.load(path))),
+    "int16": lambda path: np.save(path, (100 * np.load(path)).astype(np.int16)),
+    "another width": lambda path: np.save(path, np.load(path)[:, 1:].copy()),
+    "fewer": lambda path: np.save(path, np.load(path)[1:]),
+    "NaN": lambda path: np.save(path, np.load(path) * np.nan),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "garbage": lambda path: path.write_bytes(b"garbage"),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_vectors_that_were_changed_are_embedded_again(tmp_path, vectors, caplog, name):
+    vectors(Fake())
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    DAMAGES[name](path)
+    again, third = Fake(), Fake()
+    np.testing.assert_array_equal(vectors(again), Fake().encode(SENTENCES))
+    assert again.texts == SENTENCES
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"{path}: is not what was cached there; embedding the texts anew"]
+    vectors(third)
+    assert not third.texts
+
+
+def test_what_version_0_1_0_cached_is_embedded_again(tmp_path, vectors, caplog):
+    vectors(Fake())
+    (path,) = (tmp_path / "cache").glob("*.json")
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps({key: description[key] for key in ("signature", "encoder")}))
+    again = Fake()
+    vectors(again)
+    assert again.texts == SENTENCES and "cannot be checked: it has no checksum" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [0, 59], ids=["all", "the last row"])
+def test_parts_that_were_zeroed_are_embedded_again(tmp_path, vectors, caplog, kept):
+    interrupted, resumed = Fake(), Fake()
+    interrupted.limit = 70
+    with pytest.raises(KeyboardInterrupt):
+        vectors(interrupted)
+    (path,) = (tmp_path / "cache").glob(".*.parts/vectors.npy")
+    rows = np.load(path)
+    rows[kept:] = 0
+    np.save(path, rows)
+    np.testing.assert_array_equal(vectors(resumed), Fake().encode(SENTENCES))
+    assert resumed.texts == SENTENCES[kept // 30 * 30 :] and f"row {kept} is damaged; it is made again" in caplog.text
+
+
+def test_killed_when_all_is_embedded_nothing_is_embedded_twice(tmp_path, vectors, monkeypatch):
+    killed, resumed = Fake(), Fake()
+
+    def kill(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("v2t_cli.io.resumable.ResumableLines.finish", kill)
+        with pytest.raises(KeyboardInterrupt):
+            vectors(killed)
+    np.testing.assert_array_equal(vectors(resumed), Fake().encode(SENTENCES))
+    assert killed.texts == SENTENCES and not resumed.texts
+
+
 def test_a_cache_that_cannot_be_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="cannot be used as the vector cache .data.cache.: Not a directory"):

@@ -4,31 +4,15 @@ import errno
 import json
 import os
 import shutil
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny import DIM, SENTENCES
+from safetensors.torch import load_file, save_file
+from tiny import DIM, SENTENCES, without_hashes
+from tiny import interrupting as stopping
 
-from v2t_cli.io.resumable import ResumableLines
 from v2t_cli.io.texts import Fingerprint
-
-
-@contextmanager
-def stopping(rows, error=KeyboardInterrupt):
-    """Ctrl-C, or another error, after so many rows."""
-    write, seen = ResumableLines.write, []
-
-    def stopped(self, first, lines):
-        seen.extend(lines)
-        if len(seen) > rows:
-            raise error
-        write(self, first, lines)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResumableLines, "write", stopped)
-        yield
 
 
 def decoding(checkpoint, *options):
@@ -54,6 +38,46 @@ def test_decode(v2t, checkpoint, encoder, tmp_path, options):
     assert result.exit_code == 0 and "4 of 10 rows are already done" in result.stderr
     assert (tmp_path / "out.txt").read_bytes() == whole
     assert set(os.listdir(tmp_path)) == {"v.npy", "out.txt"}
+
+
+def test_decode_does_not_mix_weights(v2t, checkpoint, encoder, tmp_path):
+    """With a checkpoint of version 0.1.0 as well, whose v2t.json says nothing of its weights."""
+    np.save(tmp_path / "v.npy", encoder.encode(SENTENCES[:10]))
+    copy = without_hashes(shutil.copytree(checkpoint, tmp_path / "copy"))
+    with stopping(6):
+        assert v2t(*decoding(copy, "--quality", "fast")).exit_code == 130
+    adapter = load_file(copy / "adapter.safetensors")
+    adapter["map.weight"] = adapter["map.weight"].flip(0)
+    save_file(adapter, copy / "adapter.safetensors")
+    result = v2t(*decoding(copy, "--quality", "fast"), "--resume")
+    assert result.exit_code == 2 and "other settings: checkpoint (was " in result.stderr
+
+
+def test_sampling_with_another_batch_size_is_another_run(v2t, checkpoint, tmp_path):
+    np.save(tmp_path / "v.npy", np.zeros((10, DIM), np.float32))
+    sample = ("--quality", "fast", "--strategy", "sample")
+    with stopping(6):
+        assert v2t(*decoding(checkpoint, *sample)).exit_code == 130
+    result = v2t(*decoding(checkpoint, *sample, "--batch-size", "3"), "--resume")
+    assert result.exit_code == 2 and "other settings: batch_size (was 4, now 3)" in result.stderr
+    assert v2t(*decoding(checkpoint, *sample), "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("damage", [lambda line: f"{line[:-2]}я\n", lambda line: f"x{line[1:]}", lambda line: "\n"])
+def test_damaged_rows_are_made_again(v2t, checkpoint, encoder, tmp_path, damage):
+    np.save(tmp_path / "v.npy", encoder.encode(SENTENCES[:10]))
+    assert v2t(*decoding(checkpoint, "--quality", "fast")).exit_code == 0
+    whole = (tmp_path / "out.txt").read_bytes()
+    (tmp_path / "out.txt").unlink()
+    with stopping(8):
+        v2t(*decoding(checkpoint, "--quality", "fast"))
+    (part,) = (tmp_path / ".out.txt.parts").glob("rows-*")
+    lines = part.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[5] = damage(lines[5])
+    part.write_text("".join(lines), encoding="utf-8")
+    result = v2t(*decoding(checkpoint, "--quality", "fast"), "--resume")
+    assert result.exit_code == 0 and "row 5 is damaged; it is made again" in result.stderr and "4 of 10 rows" in result.stderr
+    assert (tmp_path / "out.txt").read_bytes() == whole
 
 
 def test_embed(v2t, labse, texts_file, tmp_path, monkeypatch):
@@ -130,5 +154,5 @@ def test_the_description_of_a_run_holds_no_text(v2t, checkpoint, tmp_path):
     with stopping(6):
         v2t(*decoding(checkpoint, "--quality", "fast"))
     run = json.loads((tmp_path / ".out.txt.parts" / "run.json").read_text())
-    assert run.keys() == {"size", "signature", "encoder"}
+    assert run.keys() == {"size", "signature", "encoder", "sha256"}
     assert run["size"] == 4 and run["signature"]["beams"] == 1 and run["encoder"] is None

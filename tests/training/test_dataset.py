@@ -1,12 +1,14 @@
 """Training data: which texts are kept, how they are split, and which vectors belong to them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny import SENTENCES, Counting
 
 from v2t_cli.core.config import DataConfig
 from v2t_cli.core.errors import RequestError
-from v2t_cli.training.dataset import corpus_vectors, read_corpus, select, split_held_out, statistics
+from v2t_cli.training.dataset import all_equal, check_encoder, corpus_vectors, read_corpus, select, split_held_out, statistics
 
 
 def test_selection_counts_what_it_drops():
@@ -44,6 +46,39 @@ def test_statistics_are_those_of_the_chosen_rows():
     mean, deviation = statistics(vectors, rows)
     np.testing.assert_allclose(mean, vectors[rows].mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(deviation, vectors[rows].std(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [3.14159, 1234.5678, 1e6 + 0.37])
+def test_a_constant_dimension_has_no_deviation(value):
+    """However large it is, and beside others that vary little."""
+    vectors = np.random.default_rng(0).normal(1e4, 1e-2, size=(9000, 3)).astype(np.float32)
+    vectors[:, 1] = value
+    mean, deviation = statistics(vectors, np.arange(9000))
+    assert mean[1] == np.float32(value) and deviation[1] == 0
+    np.testing.assert_allclose(deviation[[0, 2]], vectors[:, [0, 2]].astype(np.float64).std(axis=0), rtol=1e-6)
+
+
+def test_equal_vectors():
+    vectors = np.ones((9000, 3), np.float32)
+    assert all_equal(vectors, np.arange(9000)) and not all_equal(vectors, np.arange(1)), "one has none to be equal to"
+    vectors[8999, 2] = 2
+    assert not all_equal(vectors, np.arange(9000)) and all_equal(vectors, np.arange(8999))
+
+
+def test_vectors_near_those_of_their_encoder_are_taken_with_a_warning(texts_file, caplog):
+    corpus = read_corpus(DataConfig(texts=str(texts_file), held_out=0.1), seed=0)
+    made = np.random.default_rng(0).normal(size=(len(SENTENCES), 64)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=made.shape)
+    encoder = SimpleNamespace(
+        identity=SimpleNamespace(name="fake", dim=64), encode=lambda texts: made[[SENTENCES.index(text) for text in texts]]
+    )
+    for amount, told in ((0.01, False), (0.3, True)):
+        caplog.clear()
+        check_encoder("v.npy", made + amount * noise, corpus, encoder)
+        assert ("v.npy: not quite what encoder 'fake' makes of these texts (mean cosine 0.9" in caplog.text) == told
+    for wrong in (made + noise, np.sign(made), made[::-1]):
+        with pytest.raises(RequestError, match="v.npy: not made by encoder 'fake' from these texts: row "):
+            check_encoder("v.npy", wrong, corpus, encoder)
 
 
 def test_several_files_are_read_as_if_they_were_one(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -199,6 +200,62 @@ def test_a_loss_that_explodes_is_an_error(tmp_path, texts_file, labse, monkeypat
     assert not (tmp_path / "out").exists()
 
 
+class TestVectorsOfANamedEncoder:
+    """data.vectors with encoder.model."""
+
+    @pytest.fixture
+    def config(self, tmp_path, texts_file, labse):
+        """Of a training on these vectors."""
+
+        def write(vectors, *sets):
+            np.save(tmp_path / "v.npy", vectors)
+            return tiny_config(texts_file, labse, tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}", "train.epochs=1", *sets)
+
+        return write
+
+    def test_that_are_its_own(self, config, encoder, tmp_path, caplog):
+        vectors = encoder.encode(SENTENCES)
+        train(config((100 * vectors).astype(np.float16)))
+        assert read_info(tmp_path / "out").encoder.name == encoder.identity.name and "not quite" not in caplog.text
+
+    def test_of_another_width(self, config):
+        with pytest.raises(RequestError, match="v.npy: vectors of 32 dimensions, but those of encoder '.*' have 16"):
+            train(config(np.ones((100, 32), np.float32)))
+
+    @pytest.mark.parametrize("order", ["noise", "reversed", "shifted", "zeros"])
+    def test_that_are_not_of_these_texts(self, config, encoder, tmp_path, order):
+        vectors = encoder.encode(SENTENCES)
+        noise = np.random.default_rng(0).normal(size=vectors.shape)
+        wrong = {"noise": noise, "reversed": vectors[::-1], "shifted": np.roll(vectors, 1, axis=0), "zeros": 0 * vectors}[order]
+        with pytest.raises(RequestError, match="v.npy: not made by encoder '.*' from these texts: row .* has cosine .* or null for none"):
+            train(config(wrong))
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("named", [True, False])
+    def test_other_ones_resume_nothing(self, config, encoder, named):
+        vectors, sets = encoder.encode(SENTENCES), () if named else ("encoder.model=null",)
+        train(config(vectors, *sets), callbacks=stopping(3))
+        with pytest.raises(RequestError, match=r"the interrupted run had other settings: vectors \(was"):
+            train(config(vectors * 1.001, *sets), resume=True)
+        if not named:  # mean and deviation are the same
+            with pytest.raises(RequestError, match=r"the interrupted run had other settings: vectors \(was"):
+                train(config(vectors[::-1], *sets), resume=True)
+        assert train(config(vectors, *sets), resume=True).finished
+
+
+def test_equal_vectors_are_told(tmp_path, texts_file, caplog):
+    np.save(tmp_path / "v.npy", np.full((100, DIM), 12345.678, np.float32))
+    config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'v.npy'}", "train.epochs=0.1")
+    train(config)
+    assert "all 90 training vectors are equal, so no text can be told from another" in caplog.text
+    assert (load_file(tmp_path / "out" / "adapter.safetensors")["scale"] == 1).all()
+
+
+def swap_states(path):
+    """A state of random numbers that is another one, as if of another version of NumPy."""
+    path.write_bytes((path.parent / "optimizer.bin").read_bytes())
+
+
 class TestOutputFolder:
     def begin(self, tmp_path, texts_file, labse, *sets):
         config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1", *sets)
@@ -286,6 +343,7 @@ class TestOutputFolder:
         (state,) = (tmp_path / "out" / ".resume").iterdir()
         progress = json.loads((state / "progress.json").read_text())
         progress["signature"]["correction"] = None
+        del progress["sha256"], progress["files"]
         (state / "progress.json").write_text(json.dumps({"run": 1, **progress}))
         state.rename(state.with_name(f"run1-{state.name}"))
         assert train(config, resume=True).finished and "resumed at step" in caplog.text
@@ -342,6 +400,56 @@ class TestOutputFolder:
         (state / "progress.json").write_text(json.dumps({"step": 1})[:-2])
         with pytest.raises(RequestError, match="damaged"):
             train(config, resume=True)
+
+    @pytest.mark.parametrize("hashed", [True, False], ids=["hashed", "of version 0.1.0"])
+    @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"junk"), swap_states])
+    def test_random_states_that_are_missing_or_damaged(self, tmp_path, texts_file, labse, damage, hashed):
+        """accelerate would go on without them, and dropout with other numbers."""
+        config = self.begin(tmp_path, texts_file, labse, "train.dropout=0.1")
+        (state,) = (tmp_path / "out" / ".resume").iterdir()
+        damage(state / "random_states_0.pkl")
+        if not hashed:
+            progress = json.loads((state / "progress.json").read_text())
+            (state / "progress.json").write_text(json.dumps({**progress, "files": {}, "sha256": None}))
+        with pytest.raises(RequestError, match=f"{state.name}.*: damaged, so the run cannot resume: .*; --overwrite starts over"):
+            train(config, resume=True)
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
+    def test_a_changed_byte_in_the_state(self, tmp_path, texts_file, labse, name):
+        config = self.begin(tmp_path, texts_file, labse)
+        (state,) = (tmp_path / "out" / ".resume").iterdir()
+        content = bytearray((state / name).read_bytes())
+        place = content.index(b'"step": 3') + 8 if name == "progress.json" else len(content) // 2
+        content[place] ^= 1
+        (state / name).write_bytes(content)
+        with pytest.raises(RequestError, match="damaged, so the run cannot resume: it"):
+            train(config, resume=True)
+
+    def test_two_trainings_cannot_write_there(self, tmp_path, texts_file, labse):
+        config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=1", "train.save_steps=2")
+        refused = []
+
+        @contextmanager
+        def while_another_runs():
+            for settings in ({}, {"resume": True}, {"overwrite": True}):
+                with pytest.raises(RequestError) as caught:
+                    train(config, **settings)
+                refused.append(str(caught.value))
+            yield lambda: False
+
+        assert train(config, callbacks=Callbacks(stoppable=while_another_runs)).finished
+        expected = f"{tmp_path / 'out'}: another training is writing there; wait until it ends, or choose another --output"
+        assert refused == [expected] * 3
+        assert not list((tmp_path / "out").rglob("*lock*")), "nothing is left of it"
+        refused.clear()
+        train(config, overwrite=True, callbacks=stopping(3))
+        assert train(config, resume=True, callbacks=Callbacks(stoppable=while_another_runs)).finished
+        assert "already holds a run" in refused[0] and refused[1:] == [expected] * 2
+
+    def test_a_refused_training_leaves_no_folder(self, tmp_path, labse):
+        with pytest.raises(RequestError, match="no such text file"):
+            train(tiny_config(tmp_path / "absent.txt", labse, tmp_path / "new" / "out"))
+        assert not (tmp_path / "new").exists()
 
     def test_a_file_in_the_way(self, tmp_path, texts_file, labse):
         (tmp_path / "out").write_text("")

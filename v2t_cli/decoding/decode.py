@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,7 +22,7 @@ from v2t_cli.decoding.generate import generate
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.metadata import INFO, LEXICON, CheckpointInfo
+from v2t_cli.models.metadata import INFO, CheckpointInfo, hashes_of
 
 T = TypeVar("T")
 # Median distance from the training mean, in standard deviations per dimension, above which vectors seem foreign.
@@ -36,11 +38,17 @@ def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
 
 
 def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, Any]:
-    """What the texts depend on besides vectors and encoder, as JSON. The batch size changes at most their last bits."""
-    digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes())
-    if (lexicon := checkpoint.folder / LEXICON).exists():
-        digest.update(lexicon.read_bytes())
-    return {"checkpoint": digest.hexdigest()[:12], **search.model_dump(exclude={"batch_size"})}
+    """What the texts depend on besides vectors and encoder, as JSON.
+
+    The batch size changes at most their last bits, except that sampling draws for a batch at a time, on its device.
+    """
+    files = checkpoint.info.files or hashes_of(checkpoint.folder)
+    digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes() + json.dumps(files, sort_keys=True).encode())
+    settings = {"checkpoint": digest.hexdigest()[:12], **search.model_dump()}
+    if search.strategy != "sample":
+        del settings["batch_size"]
+        return settings
+    return {**settings, "device": checkpoint.inverter.device.type}
 
 
 def decode(
@@ -55,6 +63,8 @@ def decode(
 
     blocks: vectors (rows, dim); each process may have some of them. search: as `fit` gives it. seed: of sampling, whose draws
     also depend on where blocks begin and on the batch size. warn: whether to log what is unusual about the vectors.
+
+    Raises V2TError if the decoder computes something other than numbers.
     """
     batches, encoder = HalvingBatches(search.batch_size), checkpoint.encoder
     corrector = None
@@ -75,6 +85,8 @@ def decode(
         for index, row in enumerate(batches.map(run, len(vectors)), first):
             # Without their vectors: each is a view that keeps those of the whole batch in memory.
             candidates = [replace(candidate, vector=None) for candidate in row.candidates[: search.candidates]]
+            if not all(math.isfinite(candidate.logprob) for candidate in candidates):
+                raise V2TError(f"row {index}: the decoder computes NaN or infinity; decode.precision float32 may help")
             yield replace(row, index=index, candidates=candidates)
             encoder_calls += row.encoder_calls
             count += 1

@@ -1,16 +1,15 @@
 """Output files that several processes, or several runs of the same command, write together.
 
 Until the file is complete, a folder beside it holds the finished rows and run.json, which describes the run. The file appears
-in one step at the end.
+in one step at the end. Each row has a checksum there, so that what was damaged meanwhile is made again.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -22,12 +21,14 @@ from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import Processes
 from v2t_cli.io.atomic import check_target, replacing
+from v2t_cli.io.hashes import checksum, sealed, unsealed
 from v2t_cli.io.signature import Signature
-from v2t_cli.io.vectors import as_bytes, grid, write_header
+from v2t_cli.io.vectors import as_bytes, grid, map_vectors, write_header
 
 RUN, LOCK, COMPLETE = "run.json", "lock", "complete"
 HINT = "to continue, run the same command with --resume"
 ROWS = "rows-"  # followed by the number of the first row
+SUM_BYTES = 17  # at the beginning of a line: the checksum and a tab
 
 
 def is_resumable(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:
@@ -106,7 +107,7 @@ class ResumableLines:
             self._close()
             self._stream = open(self._folder / f"{ROWS}{first:015d}", "wb")
         assert self._stream is not None
-        self._stream.writelines(f"{line}\n".encode() for line in lines)
+        self._stream.writelines(_summed(row, line.encode()) for row, line in enumerate(lines, first))
         self._stream.flush()
         self._next, self._empty = first + len(lines), False
 
@@ -166,11 +167,14 @@ class ResumableLines:
         if begun and self._resume:
             try:
                 size = self._check(signature)
-                return size, self._done(rows, size)
+                self._prepare()
+                return size, self._done(rows, size, self._intact())
             except RequestError:
                 if not self._overwrite:
                     raise
                 log.warning(f"{self.output}: starting over; what an interrupted run left is damaged, or of another run")
+            except OSError as error:
+                raise V2TError(f"{self.output}: {error.strerror}") from None
         self._empty = True
         (self._folder / RUN).unlink(missing_ok=True)  # first: without it nothing counts as begun
         for path in self._folder.iterdir():
@@ -179,7 +183,7 @@ class ResumableLines:
         try:
             self._prepare()
             with replacing(self._folder / RUN) as stream:
-                stream.write(json.dumps({"size": size, **signature.model_dump(mode="json")}, ensure_ascii=False).encode())
+                stream.write(sealed({"size": size, **signature.model_dump(mode="json")}))
         except OSError as error:
             raise V2TError(f"{self.output}: {error.strerror}") from None
         return size, []
@@ -201,25 +205,34 @@ class ResumableLines:
         """The block size of the interrupted run, if it is the same run."""
         path = self._folder / RUN
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            run = unsealed(path.read_bytes())
             size, before = int(run["size"]), Signature.model_validate(run)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{path}: damaged, so the run cannot continue: {one_line(error)}; --overwrite starts over") from None
         before.check(signature, str(self.output))
         return size
 
-    def _done(self, rows: int, size: int) -> list[tuple[int, int]]:
-        """First row and end of each part, which is cut to whole blocks."""
+    def _done(self, rows: int, size: int, intact: Callable[[int, bytes], bool] = lambda row, line: True) -> list[tuple[int, int]]:
+        """First row and end of each part, which is cut to whole blocks before the first row that is damaged.
+
+        intact: whether a row is, besides the checksum of its line.
+        """
         done = []
         for path in sorted(self._folder.glob(f"{ROWS}*")):
-            first = int(path.name.removeprefix(ROWS))
+            name = path.name.removeprefix(ROWS)
+            first = int(name) if name.isdecimal() else rows
             kept = end = offset = 0
             with open(path, "r+b") as stream:
-                for count, line in enumerate(stream, 1):
+                for row, line in enumerate(stream, first):
                     if not line.endswith(b"\n"):
                         break
+                    content = line[SUM_BYTES:-1]
+                    if row >= rows or line != _summed(row, content) or not intact(row, content):
+                        log.warning(f"{path}: row {row} is damaged; it is made again, with those that follow it there")
+                        break
                     offset += len(line)
-                    if count % size == 0 or first + count == rows:
+                    count = row + 1 - first
+                    if count % size == 0 or row + 1 == rows:
                         kept, end = count, offset
                 stream.truncate(end)
             if kept:
@@ -228,8 +241,12 @@ class ResumableLines:
                 path.unlink()
         return done
 
+    def _intact(self) -> Callable[[int, bytes], bool]:
+        """Says of a row of an interrupted run, whose line is as it was written, whether it can be kept."""
+        return lambda row, line: True
+
     def _prepare(self) -> None:
-        """Create what must be there before any row."""
+        """Create, or complete, what must be there before any row."""
 
     def _assemble(self) -> Path:
         """The file that becomes the output."""
@@ -238,7 +255,7 @@ class ResumableLines:
             complete.writelines(f"{line}\n".encode() for line in self._header)
             for part in sorted(self._folder.glob(f"{ROWS}*")):
                 with open(part, "rb") as stream:
-                    shutil.copyfileobj(stream, complete)
+                    complete.writelines(line[SUM_BYTES:] for line in stream)
         return path
 
     def _close(self) -> None:
@@ -250,16 +267,15 @@ class ResumableLines:
 class ResumableVectors(ResumableLines):
     """Vectors that become a .npy of float32.
 
-    All processes write into one file at their rows' places; an empty line for each row counts what is done. Not through a
-    memory map: on a full disk that would kill the process.
+    All processes write into one file at their rows' places; a line for each row, with its checksum, counts what is done. Not
+    through a memory map: on a full disk that would kill the process.
     """
-
-    VECTORS = "vectors.npy"
 
     def __init__(self, output: str | Path, processes: Processes, shape: tuple[int, int], **settings: Any):
         """shape: (rows, dim) of the output; settings: as in ResumableLines."""
         super().__init__(output, processes, **settings)
         self._shape = shape
+        self.path = self._folder / "vectors.npy"  # until it is complete
         self._file: BinaryIO | None = None
         self._offset = 0
 
@@ -268,30 +284,43 @@ class ResumableVectors(ResumableLines):
         rows, dim = self._shape
         if self._file is None:
             # Write-only: reading would let a network file system write back whole pages, with rows of other machines.
-            self._file = os.fdopen(os.open(self._folder / self.VECTORS, os.O_WRONLY), "wb", buffering=0)
+            self._file = os.fdopen(os.open(self.path, os.O_WRONLY), "wb", buffering=0)
             self._offset = os.fstat(self._file.fileno()).st_size - rows * dim * 4
-        data = as_bytes(vectors)
+        data, sums = as_bytes(vectors), [checksum(as_bytes(row)) for row in vectors]
         self._file.seek(self._offset + first * dim * 4)
         while data:  # a single write ends at 2 GiB, or where the disk is full
             data = data[self._file.write(data) :]
         os.fsync(self._file.fileno())  # before the lines that say that they are there
-        self.write(first, [""] * len(vectors))
+        self.write(first, sums)
 
     def _prepare(self) -> None:
         rows, dim = self._shape
-        with open(self._folder / self.VECTORS, "wb") as stream:
+        path = self.path
+        if not path.exists() and any(self._folder.glob(f"{ROWS}*")) and self.output.is_file():
+            shutil.copyfile(self.output, path)  # it has arrived, and the run was killed before it could clean up
+        with open(path, "r+b" if path.exists() else "wb") as stream:
             write_header(stream, rows, dim)
             stream.flush()
             size = stream.tell() + rows * dim * 4
-            if size > shutil.disk_usage(self._folder).free:  # better now than after hours
+            missing = size - os.fstat(stream.fileno()).st_size
+            if missing > shutil.disk_usage(self._folder).free:  # better now than after hours
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             stream.truncate(size)
 
+    def _intact(self) -> Callable[[int, bytes], bool]:
+        vectors = map_vectors(self.path)
+        return lambda row, line: checksum(as_bytes(vectors[row])).encode() == line
+
     def _assemble(self) -> Path:
-        return self._folder / self.VECTORS
+        return self.path
 
     def _close(self) -> None:
         super()._close()
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _summed(row: int, line: bytes) -> bytes:
+    """A line of a part: its checksum, which also covers the row's number, a tab, and the line."""
+    return checksum(b"%d\t%b" % (row, line)).encode() + b"\t" + line + b"\n"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
@@ -15,15 +15,24 @@ from v2t_cli.core.similarity import row_cosine
 SAME_ENCODER = 0.999  # cosine of the probe vectors, at least
 
 
+MAX_DIM = 2**20  # far more than any encoder has; a damaged file may say 10^13
+
+
 class EncoderIdentity(BaseModel):
     """Which encoder made the vectors."""
 
     name: str
     revision: str | None = None
-    dim: int
+    dim: int = Field(ge=1, le=MAX_DIM)
     prompt: str | None = None
     normalize: bool = False
-    probe: list[float]  # the vector of encoder.PROBE
+    probe: list[FiniteFloat]  # the vector of encoder.PROBE
+
+    @model_validator(mode="after")
+    def probe_is_a_vector(self) -> EncoderIdentity:
+        if len(self.probe) != self.dim:
+            raise ValueError(f"probe has {len(self.probe)} numbers, but dim is {self.dim}")
+        return self
 
     def config(self, base: EncoderConfig) -> EncoderConfig:
         """The configuration that opens this encoder again, with the other settings of `base`."""
@@ -34,7 +43,7 @@ class EncoderIdentity(BaseModel):
         """Raise RequestError unless `other` gives the same vectors. Names and paths do not count, vectors do."""
         if self.dim != other.dim:
             difference = f"{other.dim} dimensions instead of {self.dim}"
-        elif (cosine := float(row_cosine(np.array([self.probe]), np.array([other.probe]))[0])) < SAME_ENCODER:
+        elif not (cosine := float(row_cosine(np.array([self.probe]), np.array([other.probe]))[0])) >= SAME_ENCODER:  # or NaN
             difference = f"probe cosine {cosine:.3f}"
         else:
             return

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from v2t_cli.core.errors import RequestError
 
+ROUNDING = 2**-23  # of a float32, relative to its value
+
 
 class Adapter(nn.Module):
     """vectors (batch, dim) float32 -> prefix (batch, tokens, hidden) float32.
@@ -28,9 +30,10 @@ class Adapter(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
-        """Store mean and deviation of the training vectors; a dimension that never varies is not scaled."""
+        """Store mean and deviation of the training vectors; a dimension that never varies, but for rounding, is not scaled."""
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(scale > 1e-8, scale, torch.ones_like(scale)))
+        varies = scale > (ROUNDING * mean.abs()).clamp(min=1e-8)
+        self.scale.copy_(torch.where(varies, scale, torch.ones_like(scale)))
 
     def match_scale(self, embedding_std: float) -> None:
         """Bring the output to the scale of the decoder's token embeddings, if the adapter can."""
@@ -56,6 +59,8 @@ class ZeroPad(Adapter):
             raise RequestError(
                 f"adapter.kind zero_pad: the vectors have {dim} numbers, more than the decoder's hidden size {hidden}; use linear or mlp"
             )
+        if tokens != 1:
+            raise RequestError(f"adapter.kind zero_pad: has exactly 1 prefix position, not {tokens}")
         super().__init__(dim, hidden, tokens)
 
     def prefix(self, vectors: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from v2t_cli.core.config import Config
@@ -31,7 +31,19 @@ from v2t_cli.models.encoder import Encoder, checkpoint_encoder, embed_all
 from v2t_cli.models.hub import CODE_REFUSED, asks_for_code, checkpoint_folder
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.lexicon import Lexicon
-from v2t_cli.models.metadata import ADAPTER, CARD, HELD_OUT, INFO, LEXICON, PICTURE, CheckpointInfo, model_card, read_info
+from v2t_cli.models.metadata import (
+    ADAPTER,
+    CARD,
+    HELD_OUT,
+    INFO,
+    LEXICON,
+    PICTURE,
+    CheckpointInfo,
+    check_files,
+    hashes_of,
+    model_card,
+    read_info,
+)
 from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.models.words import Words
 
@@ -72,7 +84,8 @@ class Checkpoint:
             self.words = Words(self.lexicon, vectors)
 
     def held_out(self) -> list[str]:
-        """The texts that were held out from training, at most 2,000 of them."""
+        """The texts that were held out from training, at most 2,000 of them. Raises RequestError if the file is damaged."""
+        check_files(self.folder, self.info, HELD_OUT)
         return list(read_lines(str(self.folder / HELD_OUT)))
 
 
@@ -109,7 +122,8 @@ def save_checkpoint(
             (new / PICTURE).write_bytes(picture)
         pictured = picture is not None or (folder / PICTURE).exists()
         (new / CARD).write_text(model_card(info, pictured), encoding="utf-8")
-        (new / INFO).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        complete = info.model_copy(update={"files": hashes_of(new)})
+        (new / INFO).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for path in new.iterdir():
             set_default_mode(path)
         shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps from an older, larger model
@@ -164,6 +178,7 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
 
     folder = Path(folder)
     info = read_info(folder)
+    check_files(folder, info)  # first: what is damaged may not even be parsed
     _check_index(folder)
     as_stored = torch.float32 if device.type == "cpu" else "auto"
     dtype = as_stored if precision == "auto" else getattr(torch, precision)
@@ -178,11 +193,15 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     lm, report = opened
     if report["missing_keys"] or report["mismatched_keys"]:
         raise RequestError(f"{folder / 'model.safetensors'}: its weights do not match config.json")
+    _check_weights(folder, lm)
+    _check_tokenizer(folder, info, tokenizer, lm)
     if precision == "auto" and device.type == "cuda" and lm.dtype == torch.float32:
         half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         for weight in lm.parameters():  # not buffers: the frequencies of rotary positions need their precision
             weight.data = weight.data.to(half)
     inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
+    if inverter.n_positions is not None and inverter.n_positions < 1:
+        raise RequestError(f"{folder / INFO}: adapter.tokens is {info.adapter.tokens}, which leaves the decoder no room for a text")
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
 
 
@@ -200,17 +219,54 @@ def _check_index(folder: Path) -> None:
         raise RequestError(f"{path}: points outside the folder ('{outside[0]}'); do not trust this checkpoint")
 
 
+def _check_weights(folder: Path, lm: Any) -> None:
+    """Raise RequestError, naming the file, for weights that are no finite floating-point numbers."""
+    used = dict(lm.named_parameters())
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as stored:
+            for name in used.keys() & stored.keys():
+                if not (kind := stored.get_slice(name).get_dtype()).startswith(("F", "BF")):
+                    raise RequestError(f"{path}: '{name}' is of type {kind}; expected floating-point numbers")
+    for name, weight in used.items():
+        if not weight.isfinite().all():
+            raise RequestError(
+                f"{folder / 'model.safetensors'}: '{name}' holds NaN or infinity (as {weight.dtype}), so nothing can be decoded"
+            )
+
+
+def _check_tokenizer(folder: Path, info: CheckpointInfo, tokenizer: Any, lm: Any) -> None:
+    """Raise RequestError for the tokenizer of another model."""
+    vocabulary = lm.get_input_embeddings().num_embeddings
+    if len(tokenizer) > vocabulary:
+        difference = f"it has {len(tokenizer)} tokens, and the decoder {vocabulary}"
+    elif (tokenizer.eos_token, tokenizer.pad_token) != (info.decoder.eos_token, info.decoder.pad_token):
+        of_training = f"'{info.decoder.eos_token}' and '{info.decoder.pad_token}'"
+        difference = f"its end and pad tokens are '{tokenizer.eos_token}' and '{tokenizer.pad_token}', not {of_training}"
+    else:
+        return
+    raise RequestError(f"{folder / 'tokenizer.json'}: damaged, or of another checkpoint: {difference}")
+
+
 def load_adapter(folder: Path, info: CheckpointInfo, hidden: int) -> Adapter:
     """The adapter of a checkpoint for a decoder of this hidden size. Raises RequestError, naming the file."""
     path = folder / ADAPTER
     if info.adapter.kind not in ADAPTERS:
         raise RequestError(f"{folder / INFO}: adapter kind '{info.adapter.kind}' is unknown; this v2t has {', '.join(ADAPTERS)}")
-    adapter = ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens)
     try:
         # A checkpoint of version 0.1.0 that learned to correct has a second adapter, which inverting does not need.
-        adapter.load_state_dict({name: part for name, part in load_file(path).items() if not name.startswith("difference.")})
+        stored = {name: part for name, part in load_file(path).items() if not name.startswith("difference.")}
+        with torch.device("meta"):  # without memory, of which a damaged v2t.json may ask for any amount
+            adapter = ADAPTERS[info.adapter.kind](info.dim, hidden, info.adapter.tokens)
+        adapter.load_state_dict({name: part.float() for name, part in stored.items()}, assign=True)
     except FileNotFoundError:
         raise RequestError(f"{path}: missing; the checkpoint is incomplete") from None
+    except RequestError as error:
+        raise RequestError(f"{folder / INFO}: {error}") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RequestError(f"{path}: damaged, or of another checkpoint: {one_line(error)}") from None
+    for name, part in stored.items():
+        if not part.is_floating_point() or not part.isfinite().all():
+            raise RequestError(f"{path}: damaged: '{name}' holds something other than finite floating-point numbers")
+    if not (adapter.scale > 0).all():
+        raise RequestError(f"{path}: damaged: 'scale' holds numbers that are not positive")
     return adapter

@@ -13,7 +13,7 @@ import numpy as np
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.console import log
 from v2t_cli.core.device import pick_device
-from v2t_cli.core.errors import RequestError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.io.vectors import grid
@@ -98,7 +98,7 @@ class SentenceTransformerEncoder:
         self._batch_size, self._normalize = config.batch_size, config.normalize
         default = self._model.prompts.get(self._model.default_prompt_name) if self._model.default_prompt_name else None
         self._prompt = config.prompt if config.prompt is not None else default
-        probe = self.encode([PROBE])[0]
+        probe = _finite(self.encode([PROBE]), name)[0]
         transformer = getattr(self._model[0], "auto_model", None)
         self.identity = EncoderIdentity(
             name=os.path.abspath(name) if os.path.isdir(name) else name,
@@ -161,17 +161,27 @@ def embed(encoder: Encoder, texts: Iterable[str]) -> Iterator[np.ndarray]:
 
 
 def embed_chunks(encoder: Encoder, chunks: Iterable[list[str]], processes: Processes = ALONE) -> Iterator[np.ndarray]:
-    """Like `embed`, for texts that are already in chunks; each process may have some of them."""
+    """Like `embed`, for texts that are already in chunks; each process may have some of them.
+
+    Raises V2TError if the encoder makes something other than numbers of a text.
+    """
     blank = cut = 0
     for chunk in chunks:
         blank += sum(not text.strip() for text in chunk)
         cut += encoder.count_truncated(chunk)
-        yield encoder.encode(chunk)
+        yield _finite(encoder.encode(chunk), encoder.identity.name)
     blank, cut = processes.total(blank, cut)
     if blank:
         log.warning(f"{blank:,} blank lines were embedded too")
     if cut:
         log.warning(f"{cut:,} texts are longer than encoder '{encoder.identity.name}' can read; it ignores the rest")
+
+
+def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
+    """The vectors that an encoder made. Raises V2TError if they are none."""
+    if not np.isfinite(vectors).all():
+        raise V2TError(f"encoder '{name}' computes NaN or infinity: its weights are damaged, or its precision is too low")
+    return vectors
 
 
 def embed_all(encoder: Encoder, texts: list[str], processes: Processes = ALONE) -> np.ndarray:

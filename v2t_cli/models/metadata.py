@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line, to_line
 from v2t_cli.io.atomic import settle
-from v2t_cli.io.signature import EncoderIdentity
+from v2t_cli.io.hashes import differing, file_hashes
+from v2t_cli.io.signature import MAX_DIM, EncoderIdentity
 
 FORMAT: Literal[1] = 1
 INFO, ADAPTER, HELD_OUT, LEXICON, CARD = "v2t.json", "adapter.safetensors", "held_out.txt", "lexicon.txt", "README.md"
@@ -21,9 +22,12 @@ RESUME = ".resume"  # the folder that `train --resume` reads
 KEPT_HELD_OUT = 2000  # held-out texts that are stored and measured
 
 
+MAX_TOKENS = 2**16  # prefix positions, far more than a decoder has
+
+
 class AdapterInfo(BaseModel):
     kind: str
-    tokens: int
+    tokens: int = Field(ge=1, le=MAX_TOKENS)
 
 
 class DecoderInfo(BaseModel):
@@ -48,8 +52,8 @@ class DataInfo(BaseModel):
 
 class TrainingInfo(BaseModel):
     steps: int
-    epochs: float
-    minutes: float
+    epochs: FiniteFloat
+    minutes: FiniteFloat
     finished: bool
 
 
@@ -57,15 +61,18 @@ class HeldOutScores(BaseModel):
     """On the held-out texts: nats per token, the end of the text counted as one."""
 
     texts: int
-    loss: float
-    perplexity: float
+    loss: FiniteFloat
+    perplexity: FiniteFloat
 
 
 class CheckpointInfo(BaseModel):
-    """The contents of v2t.json."""
+    """The contents of v2t.json.
+
+    files: the hash of each file that belongs to it; empty in version 0.1.0.
+    """
 
     format: Literal[1] = FORMAT
-    dim: int
+    dim: int = Field(ge=1, le=MAX_DIM)
     encoder: EncoderIdentity | None
     adapter: AdapterInfo
     decoder: DecoderInfo
@@ -74,6 +81,21 @@ class CheckpointInfo(BaseModel):
     training: TrainingInfo
     held_out: HeldOutScores | None
     versions: dict[str, str]
+    files: dict[str, str] = {}
+
+    @field_validator("files")
+    @classmethod
+    def files_lie_in_the_folder(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if Path(name).name != name:
+                raise ValueError(f"'{name}' is not the name of a file in the folder")
+        return files
+
+    @model_validator(mode="after")
+    def encoder_has_as_many_dimensions(self) -> CheckpointInfo:
+        if self.encoder and self.encoder.dim != self.dim:
+            raise ValueError(f"dim is {self.dim}, but encoder.dim is {self.encoder.dim}")
+        return self
 
     @property
     def encoder_name(self) -> str:
@@ -101,9 +123,31 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise RequestError(f"{folder}: not a v2t checkpoint (it has no {INFO}); make one with v2t train") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RequestError(f"{path}: not a valid {INFO}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise RequestError(f"{path}: not a valid {INFO}: {place and f'{place}: '}{first['msg']}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path}: not a valid {INFO}: {one_line(error)}") from None
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """The hashes of the files that belong to a checkpoint: all that decoding or evaluating reads, besides v2t.json."""
+    kinds = {".safetensors", ".json", ".txt", ".model"}
+    return file_hashes(folder, (path.name for path in folder.iterdir() if path.suffix in kinds and path.name != INFO))
+
+
+def check_files(folder: Path, info: CheckpointInfo, *names: str) -> None:
+    """Raise RequestError, naming the file, if one is not what was saved with v2t.json.
+
+    names: the files to check; if there are none, all but the held-out texts, which only evaluation reads, and who publishes a
+    checkpoint may remove. Without hashes, as in version 0.1.0, nothing is checked.
+    """
+    wanted = {name: known for name, known in info.files.items() if (name in names if names else name != HELD_OUT)}
+    if name := differing(folder, wanted):
+        path = folder / name
+        if not path.exists():
+            raise RequestError(f"{path}: missing; the checkpoint is incomplete; copy the folder again")
+        advice = f"copy the folder again; if you changed this file on purpose, remove its line from 'files' in {INFO}"
+        raise RequestError(f"{path}: damaged, or of another checkpoint: it is not the file that {INFO} describes; {advice}")
 
 
 def model_card(info: CheckpointInfo, pictured: bool = False) -> str:

@@ -32,8 +32,7 @@ class History:
     def is_ours(self) -> bool:
         """Whether a History wrote the file that is there."""
         events = list(self.events())
-        known = all(isinstance(event, dict) and {"event", "step"} <= event.keys() for event in events)
-        return known and (bool(events) or not self._path.stat().st_size)
+        return len(events) == len(list(self._values())) and (bool(events) or not self._path.stat().st_size)
 
     def drop(self) -> None:
         """Remove what an earlier run wrote, with its picture and its TensorBoard files."""
@@ -43,11 +42,16 @@ class History:
             path.unlink(missing_ok=True)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events so far, without an incomplete last line."""
+        """The events so far, without an incomplete last line and what else is none."""
+        for event in self._values():
+            if isinstance(event, dict) and {"event", "step"} <= event.keys() and isinstance(event["step"], int):
+                yield event
+
+    def _values(self) -> Iterator[Any]:
         if self._path.exists():
             with open(self._path, encoding="utf-8", errors="replace") as stream:
                 for line in stream:
-                    with suppress(ValueError):
+                    with suppress(ValueError, RecursionError):
                         yield json.loads(line)
 
     def go_back(self, step: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,12 @@ from v2t_cli.models.checkpoint import load_adapter
 from v2t_cli.models.encoder import Encoder, open_encoder
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import load_lm, scratch_lm, set_dropout
-from v2t_cli.models.metadata import TRACKED, CheckpointInfo, is_checkpoint, read_info
+from v2t_cli.models.metadata import TRACKED, CheckpointInfo, check_files, is_checkpoint, read_info
 from v2t_cli.training import state
 from v2t_cli.training.augment import Augmenter
 from v2t_cli.training.batches import Examples
 from v2t_cli.training.callbacks import Callbacks
-from v2t_cli.training.dataset import Corpus, corpus_vectors, has_encoder, read_corpus, statistics
+from v2t_cli.training.dataset import Corpus, all_equal, check_encoder, corpus_vectors, has_encoder, read_corpus, statistics
 from v2t_cli.training.history import History
 from v2t_cli.training.trainer import Models, Trainer, TrainingData
 
@@ -52,10 +51,14 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
         raise RequestError(
             "data.augment embeds new texts, so it needs the encoder of data.vectors: name it as encoder.model, or with --encoder"
         )
+    if config.data.vectors and encoder is not None:
+        check_encoder(config.data.vectors, corpus_vectors(config.data, corpus, encoder), corpus, encoder)
     identity = encoder.identity if encoder else None
     progress = _open_progress(config, _signature(config, corpus, identity, accelerator.num_processes), resume)
     lm, tokenizer = _open_decoder(config, corpus)
     vectors = corpus_vectors(config.data, corpus, encoder, callbacks.track)
+    if all_equal(vectors, corpus.train.rows):
+        log.warning(f"all {len(corpus.train):,} training vectors are equal, so no text can be told from another; check how they were made")
     inverter = Inverter(lm, _adapter(config, corpus, vectors, identity, lm))
     data = _data(config, corpus, vectors, encoder, inverter, tokenizer)
     if not config.data.augment:
@@ -108,10 +111,6 @@ def _open_progress(config: Config, signature: Signature, resume: bool) -> state.
 
 def _signature(config: Config, corpus: Corpus, identity: EncoderIdentity | None, processes: int) -> Signature:
     """What must stay the same for a run to resume. Of an encoder: what its probe vector does not tell."""
-    digest = None
-    if identity is None:  # the vectors come from elsewhere
-        parts = statistics(corpus_vectors(config.data, corpus, None), corpus.train.rows)
-        digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
     decoder, settings = config.decoder, config.train
     values = {
         "data.min_chars": config.data.min_chars,
@@ -120,7 +119,7 @@ def _signature(config: Config, corpus: Corpus, identity: EncoderIdentity | None,
         "held_out": config.data.held_out,
         **({"augment": config.data.augment} if config.data.augment else {}),  # version 0.1.0 did not know it
         "seed": config.seed,
-        "vectors": digest,
+        "vectors": corpus.vectors_sha256 and corpus.vectors_sha256[:12],
         "encoder": identity.model_dump(include={"prompt", "normalize"}) if identity else None,
         "decoder": decoder.scratch.model_dump() if decoder.scratch else [decoder.model, decoder.revision],
         "adapter": config.adapter.model_dump(),
@@ -146,6 +145,7 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     folder = Path(config.decoder.model)
     if config.decoder.scratch is None and is_checkpoint(folder):
         info = read_info(folder)
+        check_files(folder, info)
         if info.dim != vectors.shape[1]:
             raise RequestError(f"decoder '{folder}': reads vectors of {info.dim} dimensions, but these have {vectors.shape[1]}")
         if info.encoder and identity:
@@ -208,7 +208,7 @@ def _restore(trainer: Trainer, resume: bool) -> None:
     """Load the saved state, or remove what an earlier run left in the output folder."""
     accelerator, output, progress = trainer.accelerator, trainer.output, trainer.progress
     if resume:
-        state.load_state(accelerator, output)
+        state.load_state(accelerator, output, progress)
         if accelerator.is_main_process:
             History(output).go_back(progress.step)
         log.info(f"resumed at step {progress.step:,}, after {progress.seconds / 60:.1f} minutes of training")

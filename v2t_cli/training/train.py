@@ -23,13 +23,16 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, callbac
     Raises RequestError for a wrong request, V2TError if training itself fails.
     """
     callbacks = callbacks or Callbacks()
-    trainer = prepare(config, callbacks, check_output(Path(config.output), resume, overwrite))
-    try:
-        with callbacks.stoppable() as should_stop:
-            return trainer.train(should_stop)
-    finally:
-        for tracker in trainer.accelerator.trackers:  # not end_training, which would also end the processes' group
-            tracker.finish()
+    output = Path(config.output)
+    begun = check_output(output, resume, overwrite)
+    with state.locked(output):
+        trainer = prepare(config, callbacks, begun)
+        try:
+            with callbacks.stoppable() as should_stop:
+                return trainer.train(should_stop)
+        finally:
+            for tracker in trainer.accelerator.trackers:  # not end_training, which would also end the processes' group
+                tracker.finish()
 
 
 def check_output(output: Path, resume: bool, overwrite: bool) -> bool:
