@@ -7,9 +7,13 @@ in one step at the end.
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
+import platform
 import shutil
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,13 +25,14 @@ from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import Processes
-from v2t_cli.io.atomic import check_target, replacing
+from v2t_cli.io.atomic import check_target, make_folder, replacing, set_mode
 from v2t_cli.io.signature import Signature
 from v2t_cli.io.vectors import as_bytes, grid, write_header
 
 RUN, LOCK, COMPLETE = "run.json", "lock", "complete"
 HINT = "to continue, run the same command with --resume"
 ROWS = "rows-"  # followed by the number of the first row
+LONGEST_NAME = 240  # bytes; most file systems allow 255
 
 
 def is_resumable(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:
@@ -55,15 +60,18 @@ def _is_begun(target: Path) -> bool:
 
 
 def _folder(target: Path) -> Path:
-    target = target.resolve()
-    return target.with_name(f".{target.name}.parts")
+    target = check_target(target)
+    name = os.fsencode(target.name)
+    short = target.name if len(name) <= LONGEST_NAME else hashlib.sha256(name).hexdigest()[:32]
+    return target.with_name(f".{short}.parts")
 
 
 class ResumableLines:
     """Lines, one per row, that become a file.
 
     Each process appends to files named by their first row, which show what is done: an interruption loses no more than the
-    block in progress. Use it as a context manager: an error keeps the parts that exist.
+    block in progress. Each line begins with its checksum, so that damage is seen. Use it as a context manager: an error keeps
+    the parts that exist.
     """
 
     def __init__(self, output: str | Path, processes: Processes, resume: bool = False, overwrite: bool = False, hint: str = HINT):
@@ -80,7 +88,6 @@ class ResumableLines:
         self._stream: BinaryIO | None = None
         self._next = -1  # the row that comes next in the stream
         self._lock: Any = None
-        self._broken = False  # so that resuming would not help
         self._empty = False  # begun by this run, and no row written yet
 
     def begin(self, rows: int, size: int, signature: Signature, header: Sequence[str] = ()) -> list[range]:
@@ -94,6 +101,8 @@ class ResumableLines:
             log.warning(f"{self.output}: already exists; left unchanged and not checked. --overwrite creates it again")
             return []
         size, done = self._processes.by_main(lambda: self._begin(rows, size, signature))
+        if not self._processes.is_main:
+            self._lock = self._acquire(f"{LOCK}-{platform.node()}-{os.getpid()}")
         self._header, self._rows, self._size = list(header), rows, size
         finished = {start for first, stop in done for start in range(first, stop, size)}
         if done:
@@ -104,27 +113,29 @@ class ResumableLines:
         """Append the lines of consecutive rows."""
         if first != self._next:
             self._close()
-            self._stream = open(self._folder / f"{ROWS}{first:015d}", "wb")
+            self._stream = open(self._part(first), "wb")
         assert self._stream is not None
-        self._stream.writelines(f"{line}\n".encode() for line in lines)
+        self._stream.writelines(_with_checksum(line.encode()) for line in lines)
         self._stream.flush()
         self._next, self._empty = first + len(lines), False
 
     def finish(self) -> None:
         """Put the output in its place, once every process has made this call.
 
-        Raises V2TError if a row is missing or duplicated: the input changed, or a process believed dead was still writing.
+        Raises V2TError if a row is missing: it was damaged meanwhile.
         """
         self._close()
+        if self._lock is not None and not self._processes.is_main:
+            self._lock.release()  # before the main process removes the folder
         self._processes.wait()
         if not self._processes.is_main or self._lock is None:
             return
         done = self._done(self._rows, self._size)
         if [first for first, _ in done] + [self._rows] != [0, *(stop for _, stop in done)]:
-            self._broken = True
-            raise V2TError(f"{self.output}: some rows are missing or duplicated; nothing was written; --overwrite starts over")
+            raise V2TError(f"{self.output}: some rows are missing, so nothing was written; --resume computes them again")
         complete = self._assemble()
         if complete.exists():  # if not, it has arrived, and the run was killed before it could clean up
+            set_mode(complete, self.output)
             os.replace(complete, self.output)
         self._clear()
 
@@ -142,8 +153,7 @@ class ResumableLines:
                 if self._empty and self._processes.count == 1:
                     self._clear()
                 else:
-                    if not self._broken:
-                        log.info(f"{self.output}: finished rows are kept; {self._hint}")
+                    log.info(f"{self.output}: finished rows are kept; {self._hint}")
                     self._lock.release()
 
     def _clear(self) -> None:
@@ -162,7 +172,7 @@ class ResumableLines:
         begun = _is_begun(self.output)
         if begun and not (self._resume or self._overwrite):
             raise RequestError(f"{self.output}: a run was interrupted there; --resume continues it, --overwrite starts over")
-        self._acquire()
+        self._lock = self._acquire(LOCK)
         if begun and self._resume:
             try:
                 size = self._check(signature)
@@ -184,18 +194,26 @@ class ResumableLines:
             raise V2TError(f"{self.output}: {error.strerror}") from None
         return size, []
 
-    def _acquire(self) -> None:
+    def _acquire(self, name: str) -> Any:
+        """A lock of this process. The main one's also needs the others to be free: a killed run may have left processes behind."""
         from filelock import FileLock, Timeout
 
+        mine = FileLock(self._folder / name, timeout=0)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._folder / LOCK, timeout=0)
-            lock.acquire()
+            make_folder(self._folder.parent)
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # what it holds may be private
+            mine.acquire()
+            for other in self._folder.glob(f"{LOCK}-*") if name == LOCK else ():
+                name = other.name
+                with FileLock(other, timeout=0):
+                    pass
         except Timeout:
-            raise RequestError(f"{self.output}: another v2t process is writing it") from None
+            mine.release()
+            who = name.removeprefix(LOCK).removeprefix("-")
+            raise RequestError(f"{self.output}: another v2t process{who and f' ({who})'} is writing it; end it, or wait") from None
         except OSError as error:
             raise RequestError(f"{self.output}: cannot be written: {error.strerror}") from None
-        self._lock = lock
+        return mine
 
     def _check(self, signature: Signature) -> int:
         """The block size of the interrupted run, if it is the same run."""
@@ -203,30 +221,51 @@ class ResumableLines:
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             size, before = int(run["size"]), Signature.model_validate(run)
+            if size < 1:
+                raise ValueError(f"size {size}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{path}: damaged, so the run cannot continue: {one_line(error)}; --overwrite starts over") from None
         before.check(signature, str(self.output))
         return size
 
     def _done(self, rows: int, size: int) -> list[tuple[int, int]]:
-        """First row and end of each part, which is cut to whole blocks."""
-        done = []
+        """First row and end of each part, in ascending order, cut to whole blocks of which no two hold the same row."""
+        done: list[tuple[int, int]] = []
         for path in sorted(self._folder.glob(f"{ROWS}*")):
-            first = int(path.name.removeprefix(ROWS))
-            kept = end = offset = 0
-            with open(path, "r+b") as stream:
-                for count, line in enumerate(stream, 1):
-                    if not line.endswith(b"\n"):
-                        break
-                    offset += len(line)
-                    if count % size == 0 or first + count == rows:
-                        kept, end = count, offset
-                stream.truncate(end)
-            if kept:
-                done.append((first, first + kept))
-            else:
+            number = path.name.removeprefix(ROWS)
+            first = int(number) if number.isdecimal() else -1
+            stop = self._cut(path, first, size, rows) if first in range(0, rows, size) else 0
+            if stop <= max([first, *(end for _, end in done)]):
                 path.unlink()
+                continue
+            if done and done[-1][1] > first:  # a process of a killed run went on
+                before = done.pop()[0]
+                done.append((before, self._cut(self._part(before), before, size, first)))
+            done.append((first, stop))
         return done
+
+    def _part(self, first: int) -> Path:
+        return self._folder / f"{ROWS}{first:015d}"
+
+    def _cut(self, path: Path, first: int, size: int, end: int) -> int:
+        """Cut a part to whole blocks of sound rows before `end`. Returns the row that would come next."""
+        stop, kept, offset = first, 0, 0
+        with open(path, "r+b") as stream:
+            for row, line in enumerate(stream, first):
+                if row == end or not line.endswith(b"\n"):
+                    break
+                if line != _with_checksum(line[CHECKSUM:-1]) or not self._is_sound(row, line[CHECKSUM:-1]):
+                    log.warning(f"{path}: damaged at row {row}; the rows from there on will be computed again")
+                    break
+                offset += len(line)
+                if (row + 1 - first) % size == 0 or row + 1 == end:
+                    stop, kept = row + 1, offset
+            stream.truncate(kept)
+        return stop
+
+    def _is_sound(self, row: int, line: bytes) -> bool:
+        """Whether what the line of a row stands for is there."""
+        return True
 
     def _prepare(self) -> None:
         """Create what must be there before any row."""
@@ -238,7 +277,7 @@ class ResumableLines:
             complete.writelines(f"{line}\n".encode() for line in self._header)
             for part in sorted(self._folder.glob(f"{ROWS}*")):
                 with open(part, "rb") as stream:
-                    shutil.copyfileobj(stream, complete)
+                    complete.writelines(line[CHECKSUM:] for line in stream)
         return path
 
     def _close(self) -> None:
@@ -247,11 +286,19 @@ class ResumableLines:
             self._stream, self._next = None, -1
 
 
+def _with_checksum(line: bytes) -> bytes:
+    """A line as the parts hold it. Fails to equal itself if any of its bytes changes."""
+    return b"%08x %b\n" % (zlib.crc32(line), line)
+
+
+CHECKSUM = 9  # bytes before a line
+
+
 class ResumableVectors(ResumableLines):
     """Vectors that become a .npy of float32.
 
-    All processes write into one file at their rows' places; an empty line for each row counts what is done. Not through a
-    memory map: on a full disk that would kill the process.
+    All processes write into one file at their rows' places; a line with the checksum of each row counts what is done. Not
+    through a memory map: on a full disk that would kill the process.
     """
 
     VECTORS = "vectors.npy"
@@ -261,31 +308,50 @@ class ResumableVectors(ResumableLines):
         super().__init__(output, processes, **settings)
         self._shape = shape
         self._file: BinaryIO | None = None
-        self._offset = 0
+        self._stored: BinaryIO | None = None  # while rows are checked
+        header = io.BytesIO()
+        write_header(header, *shape)
+        self._offset = header.tell()
 
     def write_vectors(self, first: int, vectors: np.ndarray) -> None:
         """vectors: (rows, dim), consecutive rows from `first` on."""
-        rows, dim = self._shape
+        dim = self._shape[1]
         if self._file is None:
             # Write-only: reading would let a network file system write back whole pages, with rows of other machines.
             self._file = os.fdopen(os.open(self._folder / self.VECTORS, os.O_WRONLY), "wb", buffering=0)
-            self._offset = os.fstat(self._file.fileno()).st_size - rows * dim * 4
         data = as_bytes(vectors)
         self._file.seek(self._offset + first * dim * 4)
         while data:  # a single write ends at 2 GiB, or where the disk is full
             data = data[self._file.write(data) :]
         os.fsync(self._file.fileno())  # before the lines that say that they are there
-        self.write(first, [""] * len(vectors))
+        self.write(first, [f"{zlib.crc32(as_bytes(row)):08x}" for row in vectors])
 
     def _prepare(self) -> None:
         rows, dim = self._shape
-        with open(self._folder / self.VECTORS, "wb") as stream:
+        with open(self._folder / self.VECTORS, "ab") as stream:  # which creates it
+            pass
+        with open(self._folder / self.VECTORS, "r+b") as stream:
             write_header(stream, rows, dim)
-            stream.flush()
-            size = stream.tell() + rows * dim * 4
-            if size > shutil.disk_usage(self._folder).free:  # better now than after hours
+            size = self._offset + rows * dim * 4
+            if size - os.fstat(stream.fileno()).st_size > shutil.disk_usage(self._folder).free:  # better now than after hours
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             stream.truncate(size)
+
+    def _done(self, rows: int, size: int) -> list[tuple[int, int]]:
+        path = self._folder / self.VECTORS
+        if not path.exists() and not self.output.exists():
+            self._prepare()
+        with open(path if path.exists() else self.output, "rb") as self._stored:  # it has arrived if the run was killed just then
+            done = super()._done(rows, size)
+        if path.exists() or sum(stop - first for first, stop in done) < rows:
+            self._prepare()
+        return done
+
+    def _is_sound(self, row: int, line: bytes) -> bool:
+        assert self._stored is not None
+        bytes_of_row = self._shape[1] * 4
+        self._stored.seek(self._offset + row * bytes_of_row)
+        return line == b"%08x" % zlib.crc32(self._stored.read(bytes_of_row))
 
     def _assemble(self) -> Path:
         return self._folder / self.VECTORS

@@ -120,8 +120,11 @@ class SentenceTransformerEncoder:
         if not long:
             return 0
         tokenizer = self._model.tokenizer
-        ids = tokenizer([f"{self._prompt or ''}{text}" for text in long], truncation=False, verbose=False)["input_ids"]
-        return sum(len(tokens) > window for tokens in ids)
+        cut = 0
+        for start in range(0, len(long), self._batch_size):  # all at once would take gigabytes
+            part = [f"{self._prompt or ''}{text}" for text in long[start : start + self._batch_size]]
+            cut += sum(len(tokens) > window for tokens in tokenizer(part, truncation=False, verbose=False)["input_ids"])
+        return cut
 
 
 def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:
