@@ -61,7 +61,7 @@ REFUSED_TEXTS = {
     "Latin-1": ("Привет\n".encode() + "Grüße\n".encode("latin-1"), "line 2: not UTF-8"),
     "UTF-16": ("Привет\n".encode("utf-16"), "line 1"),
     "NUL bytes": ("Привет\nты\0\n", "line 2: holds a NUL byte"),
-    "a line of 10 MB": ("Привет\n" + "а" * 5_000_000 + "\n", "line 2: more than 1,048,576 bytes"),
+    "a line of 10 MB": ("Привет\n" + "а" * 5_000_000 + "\n", "line 2: more than 65,536 bytes; split it"),
 }
 ACCEPTED_TEXTS = {
     "empty": ("", 0),
@@ -176,7 +176,8 @@ REFUSED_VECTORS = {
         "the header promises 1000 rows, the file ends after 5",
     ),
     "a size beyond all files": (header(f"(9000000000000000, {DIM})"), "the header promises 9000000000000000 rows, the file ends after 0"),
-    "a width beyond all files": (header("(1, 9000000000000000000)"), "the header promises 1 rows, the file ends after 0"),
+    "a width beyond all files": (header("(1, 9000000000000000000)"), "of shape (1, 9000000000000000000); expected"),
+    "no rows of a width beyond memory": (header("(0, 9000000000000000000)"), "of shape (0, 9000000000000000000); expected"),
     "negative rows": (header(f"(-5, {DIM})", ROWS.tobytes()), "expected floating-point"),
     "no columns": (header("(5, 0)"), "expected floating-point"),
     "code in the header": (header("(__import__('os').getpid(), 16)"), "not a .npy"),
@@ -405,3 +406,25 @@ def test_no_escape_of_a_text_reaches_the_terminal(v2t, checkpoint, tmp_path):
     result = v2t("eval", "--checkpoint", checkpoint, "--texts", tmp_path / "t.txt", "--quality", "fast")
     assert result.exit_code == 0 and "Привет!" in result.stdout
     assert "\x1b" not in result.stdout + result.stderr and "\x07" not in result.stdout + result.stderr
+
+
+def test_code_runs_only_where_somebody_asked_for_it(v2t, checkpoint, tmp_path):
+    """Not because of a v2t.yaml that lies in the folder, nor because an encoder is a folder of this machine."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    own_code(tmp_path)
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / "v2t.yaml").write_text("decoder: {trust_remote_code: true}\n")
+    result = v2t("decode", "x.npy", "--checkpoint", ".")
+    assert_refused(result, set(), "v2t.yaml: decoder.trust_remote_code runs code that comes with a model", "--config v2t.yaml")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_encoder_in_a_folder_runs_no_code(v2t, labse, tmp_path):
+    shutil.copytree(labse, tmp_path / "own")
+    modules = json.loads((tmp_path / "own" / "modules.json").read_text())
+    modules[0]["type"] = "modeling_own.Own"
+    (tmp_path / "own" / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "own" / "modeling_own.py").write_text("open('owned', 'w')\n")
+    (tmp_path / "t.txt").write_text(LINES, encoding="utf-8")
+    assert_refused(v2t("embed", "t.txt", "-o", "v.npy", "--encoder", "own"), set(), "--trust-remote-code runs it")
+    assert not (tmp_path / "owned").exists()

@@ -11,16 +11,24 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from v2t_cli.core import console
-from v2t_cli.core.errors import V2TError
+from v2t_cli.core import console, streams
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.signals import Terminated, terminable
 
 # Errors of the machine. Other OSErrors are bugs and keep their traceback.
 _REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO),
 }
+
+
+def _check_folder() -> None:
+    """Raise RequestError in a folder that was deleted: libraries fail there in many ways."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise RequestError("the current folder no longer exists; change to another one with cd") from None
 
 
 class Commands(TyperGroup):
@@ -28,12 +36,15 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         console.show_log()
-        if sys.stdout.encoding.lower() != "utf-8" and isinstance(sys.stdout, io.TextIOWrapper):  # data is UTF-8 in any locale
+        streams.reserve()
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":  # data is UTF-8 in any locale
             sys.stdout.reconfigure(encoding="utf-8")
         try:
             with terminable():
+                _check_folder()
                 out = super().invoke(ctx)
-                sys.stdout.flush()
+                if sys.stdout is not None:
+                    sys.stdout.flush()
                 return out
         except V2TError as error:
             console.error(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,9 @@ import typer
 from v2t_cli import __version__
 from v2t_cli import options as opt
 from v2t_cli.boundary import Commands
-from v2t_cli.core import console
+from v2t_cli.core import console, streams
 from v2t_cli.core.errors import RequestError
+from v2t_cli.core.one_line import to_json
 from v2t_cli.core.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def eval_command(
     folder, named = opt.checkpoint_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
     from v2t_cli.io.texts import check_readable
 
+    streams.stdout()  # fails now if the scores cannot be written
     for path in filter(None, (texts, train_texts)):
         check_readable(path)
     if vectors and not texts:
@@ -201,6 +202,6 @@ def eval_command(
     from v2t_cli.pipelines.evaluate import evaluate_files
 
     def show(result: Evaluation) -> None:
-        print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else evaluation_tables(result), flush=True)
+        print(to_json(result.as_dict()) if as_json else evaluation_tables(result), flush=True)
 
     evaluate_files(folder, settings, show, texts, vectors, train_texts, named, report)

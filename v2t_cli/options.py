@@ -20,6 +20,11 @@ def _option(*names: str, help: str, panel: str | None = None, metavar: str | Non
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **more)
 
 
+def _stream(name: str) -> str:
+    """A dash for stdout by its other names: opened anew, a file that it is sent to would be cut."""
+    return "-" if name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1") else name
+
+
 def _flag(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
     return _option(*names, help=help, panel=panel, metavar="", **more)  # no "BOOLEAN" beside it
 
@@ -69,7 +74,9 @@ QualityOption = Annotated[
 
 # of embed
 TextsArgument = Annotated[str, typer.Argument(metavar="TEXTS", help="UTF-8 file, one text per line; may be .gz; - is stdin.")]
-VectorsOutput = Annotated[str, _option("--output", "-o", metavar="VECS.npy", help="File to write or replace; - is stdout.")]
+VectorsOutput = Annotated[
+    str, _option("--output", "-o", callback=_stream, metavar="VECS.npy", help="File to write or replace; - is stdout.")
+]
 EmbedCheckpointOption = Annotated[
     str | None, _option("--checkpoint", metavar="DIR", help="Use the encoder that this checkpoint was trained with.")
 ]
@@ -89,7 +96,7 @@ PushOption = Annotated[
 
 # of decode
 VectorsArgument = Annotated[str, typer.Argument(metavar="VECS.npy", help="Vectors, .npy of shape (rows, dim); - is stdin.")]
-TextsOutput = Annotated[str, _option("--output", "-o", metavar="FILE", help="File to write or replace; - is stdout.")]
+TextsOutput = Annotated[str, _option("--output", "-o", callback=_stream, metavar="FILE", help="File to write or replace; - is stdout.")]
 FormatOption = Annotated[Format, _option("--format", help="text: plain lines. jsonl: a JSON object per line. tsv: a table with a header.")]
 StrategyOption = Annotated[Strategy | None, _option("--strategy", help="Search method; default: set by --quality.", panel=SEARCH)]
 CandidatesOption = Annotated[

@@ -111,3 +111,28 @@ def test_scratch_has_learning_rates_of_its_own():
     assert train.learning_rates(scratch=False) == (5e-5, 5e-4)
     assert train.learning_rates(scratch=True) == (5e-4, 2e-4)
     assert load_config(None, ["train.learning_rate=3e-4"]).train.learning_rates(scratch=True) == (3e-4, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "sets"),
+    [
+        ("decoder: {trust_remote_code: true}", "decoder.trust_remote_code", ["encoder.trust_remote_code=true"]),
+        ("encoder: {trust_remote_code: true}", "encoder.trust_remote_code", []),
+        ("train: {trackers: [tensorboard, wandb]}", "train.trackers", ["train.epochs=3"]),
+    ],
+)
+def test_a_file_that_nobody_named_can_switch_nothing_dangerous_on(tmp_path, monkeypatch, text, key, sets):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v2t.yaml").write_text(text)
+    with pytest.raises(RequestError, match=rf"v2t.yaml: {key} .*, and no option names this file; --config v2t.yaml.* allows it"):
+        load_config(None, sets)
+    assert load_config(Path("v2t.yaml"), sets)
+    assert load_config(None, [f"{key}={'true' if 'trust' in key else '[wandb]'}"]), "what is typed is meant"
+    section, _, name = key.partition(".")
+    assert not getattr(getattr(load_config(None, [f"{key}={'false' if 'trust' in key else '[]'}"]), section), name)
+
+
+def test_settings_of_a_file_that_was_found_are_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v2t.yaml").write_text("train: {trackers: [tensorboard]}")
+    assert load_config().train.trackers == ["tensorboard"] and "v2t.yaml: settings are taken from this file" in caplog.text

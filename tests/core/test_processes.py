@@ -2,15 +2,20 @@
 
 import json
 import os
+import signal
+import socket
+from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from forked import launch
+from forked import Running, launch
 from tiny import DIM, SENTENCES
 
+from v2t_cli.core import processes as module
 from v2t_cli.core.config import EncoderConfig
-from v2t_cli.core.errors import RequestError
-from v2t_cli.core.processes import ALONE, launched
+from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.processes import ALONE, Processes, launched
 from v2t_cli.models.encoder import open_encoder
 
 TEXTS = 8_200  # two blocks of 4,096, and a bit
@@ -140,3 +145,45 @@ def test_a_file_that_one_process_does_not_see_ends_all(tmp_path, checkpoint):
     done = launch(2, *command, program=program, folder=tmp_path, fails=True)
     assert "v.npy: no such vector file" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "out.txt").exists()
+
+
+@pytest.mark.parametrize(("variables", "words"), [({}, "not all processes met within 0.05 minutes"), ({"RANK": "x"}, "invalid literal")])
+def test_processes_that_do_not_come_are_not_awaited_for_ever(monkeypatch, variables, words):
+    monkeypatch.setattr(module, "MEETING", timedelta(seconds=3))
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        port = str(listening.getsockname()[1])
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": port, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(RequestError, match=rf"WORLD_SIZE=2, .*{words}.*; start all of them, or none: unset WORLD_SIZE RANK"),
+        launched("cpu"),
+    ):
+        pass
+
+
+def test_a_lost_process_is_one_line():
+    def lost():
+        raise RuntimeError("[gloo/pair.cc:534] Connection closed by peer")
+
+    with pytest.raises(V2TError, match="another process of this run was killed or lost its connection: .*closed by peer"):
+        Processes(SimpleNamespace(num_processes=2, is_main_process=False, wait_for_everyone=lost)).wait()
+
+
+def test_a_run_whose_first_process_was_killed_resumes(tmp_path, labse):
+    """The second goes on until it misses the first; what both have done is kept."""
+    texts, output = tmp_path / "t.txt", tmp_path / "v.npy"
+    texts.write_text("".join(f"{i} {SENTENCES[i % 100]}\n" for i in range(3 * 4096)), encoding="utf-8")
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        port = str(listening.getsockname()[1])
+    command = ("embed", texts, "--encoder", labse, "-o", output)
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    one, two = (Running(*command, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2))
+    one.until(lambda _: any(path.stat().st_size for path in (tmp_path / ".v.npy.parts").glob("rows-*")))
+    one.send(signal.SIGKILL)
+    assert two.wait() == 1 and "Traceback" not in two.stderr, two.stderr
+    resumed = Running(*command, "--resume")
+    assert resumed.wait() == 0 and "rows are already done" in resumed.stderr, resumed.stderr
+    assert Running(*command[:-1], tmp_path / "whole.npy").wait() == 0
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()

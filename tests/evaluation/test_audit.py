@@ -73,3 +73,8 @@ def test_neighbours_that_are_still_found():
     assert neighbours_kept(vectors, 0.0, 1) == 1 and neighbours_kept(vectors[:1], 0.0, 1) is None
     found = [neighbours_kept(vectors, noise, 1) for noise in (0.3, 3.0, 1e6)]
     assert found[0] > found[1] > found[2] == pytest.approx(10 / 39, abs=0.08), "in the end the ten are any ten of the 39 others"
+
+
+def test_blanks_at_the_end_of_a_text_leave_it_exact():
+    pairs = [Sample("да ", "да", 1.0), Sample("нет", "да", 0.1)]
+    assert [(it.how, it.count) for it in outcomes(pairs)][0] == ("exactly", 1) and trust(pairs)[0].exact == 1

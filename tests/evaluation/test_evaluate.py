@@ -111,3 +111,13 @@ def test_texts_longer_than_the_decoder(loaded, encoder, caplog):
 def test_no_texts(loaded):
     with pytest.raises(RequestError, match="no texts to evaluate"):
         evaluate(loaded, [], np.empty((0, DIM), np.float32), search(loaded))
+
+
+def test_a_blank_at_the_end_of_a_text_costs_nothing(opened, encoder):
+    plain = SENTENCES[:20]
+    texts, vectors, settings = [f"{text} " for text in plain], encoder.encode(plain), search(opened, quality="fast")
+    result, expected = evaluate(opened, texts, vectors, settings), evaluate(opened, plain, vectors, settings)
+    assert result.scores == expected.scores and result.scores.exact_match > 0.5
+    assert result.confidence == expected.confidence and result.unknown_words == expected.unknown_words
+    assert [pair.exact for pair in result.pairs] == [pair.exact for pair in expected.pairs]
+    assert result.pairs[0].source == texts[0], "shown as it was given"

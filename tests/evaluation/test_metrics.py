@@ -57,3 +57,9 @@ def test_the_interval_of_none_or_all_has_a_width():
     low, high = wilson_interval(0, 30)
     assert low == 0 and high == pytest.approx(0.1135, abs=1e-4)
     assert wilson_interval(30, 30) == pytest.approx((1 - high, 1)) and wilson_interval(15, 30) == pytest.approx((0.3315, 0.6685), abs=1e-4)
+
+
+def test_blanks_at_the_ends_and_control_characters_do_not_count():
+    """Decoded texts have none, so no decoder could write such a text."""
+    scores = score_texts(["да", "нет же", "a"], [" да ", "нет\tже\x07", "b"], None, resamples=0)
+    assert scores.exact_match == pytest.approx(2 / 3)

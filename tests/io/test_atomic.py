@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from v2t_cli.core.errors import RequestError
 from v2t_cli.io import atomic
-from v2t_cli.io.atomic import move_in, settle
+from v2t_cli.io.atomic import move_in, refuse_input, settle
 from v2t_cli.models.checkpoint import load_checkpoint
 
 
@@ -66,3 +67,22 @@ def test_a_checkpoint_on_its_way_is_read_whole(checkpoint, tmp_path):
         (folder / name).rename(folder / ".arrived" / name)
     assert load_checkpoint(folder, torch.device("cpu")).info.dim == 16
     assert not (folder / ".arrived").exists()
+
+
+def test_the_output_is_not_the_input_by_any_name(tmp_path, monkeypatch):
+    source = tmp_path / "in.txt"
+    source.write_text("text")
+    os.link(source, tmp_path / "hard")
+    (tmp_path / "soft").symlink_to(source)
+    os.mkfifo(tmp_path / "pipe")
+    for output in (source, tmp_path / "hard", tmp_path / "soft", tmp_path / ".." / tmp_path.name / "in.txt"):
+        with pytest.raises(RequestError, match="is also the input, which would be lost"):
+            refuse_input(output, "absent", str(source))
+    with pytest.raises(RequestError, match="is also the input"):
+        refuse_input(tmp_path / "pipe", str(tmp_path / "pipe"))
+    for output in (tmp_path / "new", "/dev/null", "-"):
+        refuse_input(output, str(source), "/dev/null", "-", None)
+    with open(source, "ab") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with pytest.raises(RequestError, match="-: is also the input"):
+            refuse_input("-", str(source))

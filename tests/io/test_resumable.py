@@ -1,6 +1,7 @@
 """Files made in parts: the same run continues what an interruption left, and no other run does."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,18 +149,140 @@ def test_without_resume_a_whole_file_is_replaced(tmp_path):
     assert path.read_text() == "new\n"
 
 
-@pytest.mark.parametrize("rows", [range(8), range(2, 10), [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]], ids=["end", "beginning", "twice"])
-def test_missing_and_duplicated_rows_make_no_output(tmp_path, caplog, rows):
+@pytest.mark.parametrize("rows", [range(8), range(2, 10)], ids=["end", "beginning"])
+def test_missing_rows_make_no_output(tmp_path, rows):
     path = tmp_path / "out.txt"
     with (
-        pytest.raises(V2TError, match="out.txt: some rows are missing or duplicated; nothing was written; --overwrite starts over"),
+        pytest.raises(V2TError, match="out.txt: some rows are missing, so nothing was written; --resume computes them again"),
         lines(path) as out,
     ):
         out.begin(10, 2, SIGNATURE)
         for row in rows:
-            out.write(row, ["text"])
+            out.write(row, [f"{row}"])
         out.finish()
-    assert not path.exists() and "--resume" not in caplog.text, "resuming would not help"
+    assert not path.exists()
+    with lines(path, resume=True) as out:
+        for block in out.begin(10, 2, SIGNATURE):
+            out.write(block.start, [f"{row}" for row in block])
+        out.finish()
+    assert path.read_text().split() == list("0123456789")
+
+
+@pytest.mark.parametrize("second", [(4, 10), (4, 6), (0, 10), (2, 5), (8, 10)], ids=str)
+def test_rows_that_two_processes_made_count_once(tmp_path, second):
+    """A process of a killed run may have gone on while the rest was done again."""
+    path = tmp_path / "out.txt"
+    with pytest.raises(KeyboardInterrupt), lines(path) as out:
+        out.begin(10, 2, SIGNATURE)
+        out.write(0, [f"{row}" for row in range(8)])
+        out.write(second[0], [f"{row}" for row in range(*second)])
+        raise KeyboardInterrupt
+    with lines(path, resume=True) as out:
+        left = out.begin(10, 2, SIGNATURE)
+        assert len(left) <= 2, "most of the work is kept"
+        for block in left:
+            out.write(block.start, [f"{row}" for row in block])
+        out.finish()
+    assert path.read_text().split() == list("0123456789")
+
+
+def test_a_process_that_a_killed_run_left_behind_is_waited_for(tmp_path):
+    path = tmp_path / "out.txt"
+    found = iter([False, (2, [])])  # what the main process found: the output is not complete, and no row is done
+    other = SimpleNamespace(is_main=False, count=2, by_main=lambda function: next(found), split=lambda blocks: blocks[2:])
+    interrupted(path, 1, size=2, total=8)
+    with pytest.raises(KeyboardInterrupt), ResumableLines(path, other, resume=True) as behind:
+        behind.begin(8, 2, SIGNATURE)
+        behind.write(4, ["4"])
+        message = rf"another v2t process .*-{os.getpid()}. is writing it; end it, or wait"
+        with pytest.raises(RequestError, match=message), lines(path, resume=True) as out:
+            out.begin(8, 2, SIGNATURE)
+        behind.write(5, ["5"])
+        raise KeyboardInterrupt
+    with lines(path, resume=True) as out:
+        assert out.begin(8, 2, SIGNATURE) == [range(2), range(2, 4), range(6, 8)]
+
+
+DAMAGES = {
+    "another letter": lambda data: data.replace("строка 4".encode(), "строка 5".encode()),
+    "zeros": lambda data: data[:-5] + bytes(5) + b"\n",
+    "a line too many": lambda data: data + data[:20] + b"\n",
+    "nothing": lambda data: b"",
+    "of version 0.1.0": lambda data: "".join(f"строка {row}\n" for row in range(6)).encode(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_rows_are_made_again(tmp_path, caplog, damage):
+    path, part = tmp_path / "out.txt", tmp_path / ".out.txt.parts" / "rows-000000000000000"
+    interrupted(path, 6, size=2)
+    part.write_bytes(DAMAGES[damage](part.read_bytes()))
+    for name in ("rows-x", "rows-000000000000003", "rows-000000000000099"):
+        (part.parent / name).write_bytes(part.read_bytes())
+    with lines(path, resume=True) as out:
+        for block in out.begin(10, 2, SIGNATURE):
+            out.write(block.start, [f"строка {row}" for row in block])
+        out.finish()
+    assert path.read_text(encoding="utf-8").splitlines() == [f"строка {row}" for row in range(10)]
+    assert damage == "nothing" or re.search(rf"{part}: row \d+ is damaged", caplog.text)
+
+
+@pytest.mark.parametrize("place", [3, 20, 130, 150, -1], ids=str)
+@pytest.mark.parametrize("cut", [False, True], ids=["changed", "cut"])
+def test_damaged_vectors_are_made_again(tmp_path, place, cut):
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    path, kept = tmp_path / "v.npy", tmp_path / ".v.npy.parts" / "vectors.npy"
+    with pytest.raises(KeyboardInterrupt), vectors(path, 4) as out:
+        out.begin(4, 1, SIGNATURE)
+        out.write_vectors(0, rows)
+        raise KeyboardInterrupt
+    data = bytearray(kept.read_bytes())
+    data[place] ^= 1
+    kept.write_bytes(data[:place] if cut else data)
+    with vectors(path, 4, resume=True) as out:
+        for block in out.begin(4, 1, SIGNATURE):
+            out.write_vectors(block.start, rows[block.start : block.stop])
+        out.finish()
+    np.testing.assert_array_equal(np.load(path), rows)
+
+
+def test_vectors_that_are_gone_are_made_again(tmp_path):
+    path = tmp_path / "v.npy"
+    with pytest.raises(KeyboardInterrupt), vectors(path, 2) as out:
+        out.begin(2, 1, SIGNATURE)
+        out.write_vectors(0, np.ones((2, 3), np.float32))
+        raise KeyboardInterrupt
+    (tmp_path / ".v.npy.parts" / "vectors.npy").unlink()
+    with vectors(path, 2, resume=True) as out:
+        assert len(out.begin(2, 1, SIGNATURE)) == 2
+        out.write_vectors(0, np.ones((2, 3), np.float32))
+        out.finish()
+    assert np.load(path).tolist() == [[1, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, None])
+def test_the_permissions_of_the_file_stay(tmp_path, mode):
+    path = tmp_path / "out.txt"
+    if mode:
+        path.write_text("old")
+        path.chmod(mode)
+    with lines(path) as out:
+        out.begin(1, 1, SIGNATURE)
+        assert (tmp_path / ".out.txt.parts").stat().st_mode & 0o777 == 0o700, "what it holds may be private"
+        out.write(0, ["new"])
+        out.finish()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == (mode or 0o666 & ~umask)
+
+
+def test_names_as_long_as_they_can_be(tmp_path):
+    path = tmp_path / ("я" * 127 + "x")
+    with lines(path) as out:
+        out.begin(1, 1, SIGNATURE)
+        out.write(0, ["text"])
+        out.finish()
+    assert path.read_text() == "text\n" and os.listdir(tmp_path) == [path.name]
 
 
 def test_two_runs_cannot_write_one_file(tmp_path):

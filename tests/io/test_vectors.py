@@ -155,7 +155,7 @@ REFUSED = {
     "2**62 rows promised": (lambda v: promising(2**62, v.tobytes()), f"promises {2**62} rows, the file ends after 5"),
     "10**30 rows promised": (lambda v: promising(10**30, v.tobytes()), f"promises {10**30} rows, the file ends after 5"),
     "a byte too many": (lambda v: saved_bytes(v) + b"\n", "has data after its 5 rows"),
-    "two arrays": (lambda v: 2 * saved_bytes(v), "has data after its 5 rows: damaged, or several arrays in one file"),
+    "two arrays": (lambda v: 2 * saved_bytes(v), "has data after its 5 rows: damaged, or several arrays, which np.concatenate joins"),
     "an archive": (lambda v: b"PK\x03\x04", r"is a .npz archive"),
 }
 

@@ -13,11 +13,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.types import Quality, Strategy
 
 DEFAULT_FILE = Path("v2t.yaml")
+# What a file that the command does not name may not switch on, since it may have come with a download: running other people's
+# code, and sending data away. Its other keys choose models, files and numbers. Models are data, files that hold something else
+# are not overwritten, and a run there is replaced only by somebody who types --overwrite.
+NEEDS_NAMING = {"encoder.trust_remote_code": True, "decoder.trust_remote_code": True, "train.trackers": "wandb"}
 
 
 class Section(BaseModel):
@@ -179,24 +184,41 @@ class Config(Section):
 def load_config(path: Path | None = None, sets: list[str] | None = None, typed: dict[str, Any] | None = None) -> Config:
     """Read and check the configuration.
 
-    path: a YAML file; None: ./v2t.yaml if it exists.
+    path: a YAML file; None: ./v2t.yaml if it exists, which may not set what NEEDS_NAMING lists.
     sets: `section.key=value` items, the value in YAML.
     typed: options of the command line by dotted key; None: not typed.
 
     Raises RequestError with every problem found, each with its dotted key.
     """
-    if path is None and DEFAULT_FILE.exists():
+    named = path is not None
+    if not named and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
+        log.info(f"{path}: settings are taken from this file")
     tree = {} if path is None else _read_yaml(path)
+    items: list[tuple[str, Any]] = []
     for item in sets or []:
         key, found, value = item.partition("=")
         if not found or not key:
             raise RequestError(f"--set {item}: expected section.key=value, for example --set train.epochs=3")
-        _put(tree, key.strip(), value if value == "-" else _parse(value, f"--set {item}"))  # a dash is stdin, not a YAML list
-    for key, value in (typed or {}).items():
-        if value is not None:
-            _put(tree, key, value)
-    return check_config(tree, "the command line" if path is None else str(path))
+        items.append((key.strip(), value if value == "-" else _parse(value, f"--set {item}")))  # a dash is stdin, not a YAML list
+    items += [(key, value) for key, value in (typed or {}).items() if value is not None]
+    for key, value in items:
+        _put(tree, key, value)
+    config = check_config(tree, "the command line" if path is None else str(path))
+    if path is not None and not named:
+        _check_unnamed(config, {key for key, _ in items})
+    return config
+
+
+def _check_unnamed(config: Config, typed: set[str]) -> None:
+    """Raise RequestError if the file that was merely found sets what NEEDS_NAMING lists. typed: the keys that were typed."""
+    for dotted, risk in NEEDS_NAMING.items():
+        section, key = dotted.split(".")
+        value = getattr(getattr(config, section), key)
+        if not typed & {section, dotted} and (value == risk or (isinstance(value, list) and risk in value)):
+            allow = f"--config {DEFAULT_FILE}" + (" or --trust-remote-code" if risk is True else "")
+            why = "runs code that comes with a model" if risk is True else "sends data away"
+            raise RequestError(f"{DEFAULT_FILE}: {dotted} {why}, and no option names this file; {allow} allows it")
 
 
 def check_config(tree: dict[str, Any], where: str) -> Config:

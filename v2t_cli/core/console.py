@@ -110,7 +110,7 @@ def be_verbose(asked: bool) -> None:
 
 
 def error(message: str) -> None:
-    stderr().print(f"error: {message}")
+    stderr().print(f"error: {to_line(message)}")
 
 
 def quiet_libraries() -> None:

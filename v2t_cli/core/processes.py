@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from v2t_cli.core.console import log
 from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.one_line import one_line
 
 T = TypeVar("T")
 # Parts of the work take hours and end at different times; the default of 10 minutes would end the processes that wait.
 PATIENCE = timedelta(days=30)
+MEETING = timedelta(minutes=5)  # within which all processes must have started
 
 
 class Processes:
@@ -38,7 +41,8 @@ class Processes:
             return items
         from accelerate.utils import gather_object
 
-        return gather_object(items)
+        with _lost_peers():
+            return gather_object(items)
 
     def total(self, *counts: int) -> list[int]:
         """Each of the counts, summed over all processes."""
@@ -56,7 +60,8 @@ class Processes:
                 out = [function()]
             except V2TError as error:
                 out = [error]
-        (result,) = broadcast_object_list(out)
+        with _lost_peers():
+            (result,) = broadcast_object_list(out)
         if isinstance(result, V2TError):
             raise result
         return result
@@ -76,10 +81,44 @@ class Processes:
     def wait(self) -> None:
         """Wait until all processes have made this call."""
         if self._state is not None:
-            self._state.wait_for_everyone()
+            with _lost_peers():
+                self._state.wait_for_everyone()
 
 
 ALONE = Processes()
+
+
+@contextmanager
+def _lost_peers() -> Iterator[None]:
+    """Raise V2TError if another process is gone while this one exchanges something with it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise V2TError(f"another process of this run was killed or lost its connection: {one_line(error)}") from error
+
+
+def are_several() -> bool:
+    """Whether this is one of several processes, as their launcher's variables say."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+
+
+def meet(patience: timedelta) -> dict[str, Any]:
+    """Wait until all processes that this run should have are there. Returns arguments for PartialState.
+
+    patience: how long they later wait for what one of them stores. Raises RequestError if they are not there within MEETING,
+    or the variables that describe them are wrong.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    told = ", ".join(f"{name}={os.environ.get(name, '')}" for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"))
+    log.info(f"waiting until all processes have started ({told})")
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=MEETING))
+    except (RuntimeError, ValueError) as error:
+        reason = f"not all processes met within {MEETING.total_seconds() / 60:g} minutes" if "imed out" in str(error) else one_line(error)
+        raise RequestError(f"several processes ({told}): {reason}; start all of them, or none: unset WORLD_SIZE RANK") from None
+    store.set_timeout(patience)
+    return {"store": store, "rank": rank, "world_size": count}
 
 
 @contextmanager
@@ -88,13 +127,13 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
 
     Raises RequestError if several processes are given one GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    if not are_several():
         yield ALONE, device
         return
     from accelerate import PartialState
 
     if ":" in device:
         raise RequestError(f"device '{device}': with several processes, each picks its own device; use auto, cuda or cpu")
-    state = PartialState(cpu=pick_device(device).type == "cpu", timeout=PATIENCE)
+    state = PartialState(cpu=pick_device(device).type == "cpu", timeout=PATIENCE, **meet(PATIENCE))
     yield Processes(state), str(state.device)
     state.destroy_process_group()  # not after an error: others may be waiting for this process

@@ -237,5 +237,4 @@ class Corrector:
             recased = recase([it.text for it in best], targets[edited], self.inverter, self.tokenizer, self.words.lexicon)
             for number, it, text, logprob in zip(edited, best, *recased):
                 it.text, it.logprob = text, logprob
-                row = rows[number]
-                row.candidates = [other for other in row.candidates if other is it or other.text != text]
+                rows[number].candidates = [other for other in rows[number].candidates if other is it or other.text != text]

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain, combinations
 from typing import NamedTuple
 
-from v2t_cli.core.one_line import to_line
+from v2t_cli.core.one_line import to_row
 from v2t_cli.models.lexicon import WORD, inner_words, text_end
 
 _MARK = re.compile(r"[^\w\s]")
@@ -42,7 +42,7 @@ def apply(text: str, change: Edit) -> str:
     out = text
     for start, stop, new in sorted(change.spans, reverse=True):
         out = out[:start] + new + out[stop:]
-    out = re.sub(" +", " ", to_line(out)).strip()
+    out = re.sub(" +", " ", to_row(out)).strip()
     before, after = WORD.search(text), WORD.search(out)
     if before and after and (capital := before[0][0].isupper()) | change.flip:
         first = out[after.start()]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from v2t_cli.core.one_line import to_line
+from v2t_cli.core.one_line import to_row
 from v2t_cli.decoding.search import Search
 from v2t_cli.models.inverter import Inverter
 
@@ -44,7 +44,7 @@ def generate(inverter: Inverter, tokenizer: Any, vectors: Tensor, search: Search
     choose = _draw(search) if search.strategy == "sample" else _most_probable(width)
     beams = _search(Reader(inverter, prefix), len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
-    rows = [[Written(to_line(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
+    rows = [[Written(to_row(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
     return [list(chain.from_iterable(rows[start : start + draws])) for start in range(0, len(rows), draws)]
 
 

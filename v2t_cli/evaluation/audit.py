@@ -107,7 +107,7 @@ def audit(
 
 def _closeness(pair: Sample) -> tuple[float, float]:
     """The key that ranks pairs: the cosine if there is one, else the words in common."""
-    return (token_f1(pair.text, pair.source) if pair.cosine is None else pair.cosine, float(pair.text == pair.source))
+    return (token_f1(pair.text, pair.source) if pair.cosine is None else pair.cosine, float(pair.exact))
 
 
 def outcomes(pairs: list[Sample]) -> list[Outcome]:
@@ -117,7 +117,7 @@ def outcomes(pairs: list[Sample]) -> list[Outcome]:
 
 
 def _kind(pair: Sample) -> str:
-    if pair.text == pair.source:
+    if pair.exact:
         return "exactly"
     read, source = _words(pair.text), _words(pair.source)
     if source and token_f1(" ".join(read), " ".join(source)) >= NEAR_F1:
@@ -164,7 +164,7 @@ def trust(pairs: list[Sample]) -> list[Trust]:
     out = []
     for threshold in THRESHOLDS:
         rows = [pair for pair in pairs if pair.cosine is not None and pair.cosine >= threshold]
-        out.append(Trust(threshold, len(rows), sum(pair.text == pair.source for pair in rows)))
+        out.append(Trust(threshold, len(rows), sum(pair.exact for pair in rows)))
     return out
 
 
@@ -185,7 +185,7 @@ def decode_with_noise(
             for row in decode(checkpoint, [Block(0, noisy)] if noise else [], search, seed, warn=False):
                 texts.append(row.best.text)
                 advance(1)
-            exact = float(np.mean([text == source for text, source in zip(texts, sources)]))
+            exact = float(np.mean([Sample(source, text, None).exact for source, text in zip(sources, texts)]))
             cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
             out.append(NoiseResult(noise, len(chosen), exact, cosine, neighbours_kept(vectors[:SEARCHED], noise, seed)))
     return out

@@ -17,7 +17,7 @@ from v2t_cli.core.similarity import row_cosine
 from v2t_cli.decoding.candidates import Row, SureWord
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import FittedSearch
-from v2t_cli.evaluation.metrics import Interval, TextScores, ratio_interval, score_texts
+from v2t_cli.evaluation.metrics import Interval, TextScores, comparable, ratio_interval, score_texts
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import embed_all
@@ -41,6 +41,11 @@ class Sample:
     text: str
     cosine: float | None
     words: list[SureWord] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Blanks at the ends do not count."""
+        return comparable(self.text) == comparable(self.source)
 
 
 @dataclass
@@ -146,7 +151,7 @@ def evaluate(
         by_length=_by_length(lengths - 1, TOKENS, generated, texts, cosines),
         by_words=_by_length(np.array([len(WORD.findall(text)) for text in texts]), WORDS, generated, texts, cosines),
         unknown_words=_unknown_words(checkpoint.lexicon, generated, texts),
-        confidence=[] if cosines is None else _confidence(cosines, generated, texts),
+        confidence=[] if cosines is None else _confidence(cosines, pairs),
         word_confidence=_word_confidence(pairs),
         samples=[pairs[i] for i in chosen],
         pairs=pairs,
@@ -221,13 +226,13 @@ def _by_length(
 
 def _unknown_words(lexicon: Lexicon, generated: list[str], texts: list[str]) -> float | None:
     """Of the words in texts that are not exact, the fraction that the lexicon lacks: most of them do not exist."""
-    wrong = [ours for ours, theirs in zip(generated, texts) if ours != theirs]
+    wrong = [ours for ours, theirs in zip(generated, texts) if comparable(ours) != comparable(theirs)]
     words = sum(len(WORD.findall(text)) for text in wrong)
     return sum(len(lexicon.unknown(text)) for text in wrong) / words if words and len(lexicon) else None
 
 
-def _confidence(cosines: np.ndarray, generated: list[str], texts: list[str]) -> list[Band]:
-    exact = np.array([ours == theirs for ours, theirs in zip(generated, texts)])
+def _confidence(cosines: np.ndarray, pairs: list[Sample]) -> list[Band]:
+    exact = np.array([pair.exact for pair in pairs])
     return [Band(*band) for band in _bands(BANDS, cosines, exact)]
 
 

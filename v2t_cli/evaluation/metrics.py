@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from v2t_cli.core.one_line import to_row
+
 RESAMPLES = 1000
+
+
+def comparable(text: str) -> str:
+    """A text as texts are compared: like decoded ones, on one line and without blanks at its ends."""
+    return to_row(text).strip()
+
+
 Interval = tuple[float, float]  # 95 %
 
 
@@ -30,13 +39,14 @@ class TextScores:
 
 
 def score_texts(generated: list[str], references: list[str], cosines: np.ndarray | None, resamples: int = RESAMPLES) -> TextScores:
-    """Compare texts with their references.
+    """Compare texts with their references, both as `comparable` makes them.
 
     cosines: float (rows,), of their vectors, where known; resamples: 0 for no intervals.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
+    generated, references = ([comparable(text) for text in texts] for texts in (generated, references))
     rows = {
         "exact_match": np.array([ours == theirs for ours, theirs in zip(generated, references)], dtype=float),
         "token_f1": np.array([token_f1(ours, theirs) for ours, theirs in zip(generated, references)]),

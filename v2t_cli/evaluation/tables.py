@@ -49,7 +49,7 @@ def evaluation_tables(result: Evaluation) -> str:
     if result.samples:
         pairs = Table("source", "generated", Column("cosine", justify="right"))
         for sample in result.samples:
-            pairs.add_row(to_line(sample.source), sample.text, _formatted(sample.cosine, "{:.3f}"))
+            pairs.add_row(to_line(sample.source), to_line(sample.text), _formatted(sample.cosine, "{:.3f}"))
         console.print(pairs)
     return out.getvalue().rstrip("\n")
 

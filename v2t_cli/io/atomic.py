@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
 
 _ARRIVED = ".arrived"
@@ -17,20 +20,47 @@ _GONE = ".gone"  # marks a file to delete
 
 
 def check_target(path: str | Path) -> Path:
-    """The absolute path of a file to write. Links are followed: the target is replaced. Raises RequestError for a folder."""
-    if Path(path).is_dir():
+    """The absolute path of a file to write. Links are followed: the target is replaced.
+
+    Raises RequestError for a folder, and for links that lead in a circle.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(path).resolve()
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be written: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
         raise RequestError(f"{path}: is a folder; expected a file name")
-    return Path(path).resolve()
+    return Path(path).resolve() if stat.S_ISREG(mode) else Path(path)  # the link to a pipe of the shell leads to no path
+
+
+def refuse_input(output: str | Path, *inputs: str | None) -> None:
+    """Raise RequestError if the output, `-` for stdout, is one of the inputs, `-` for stdin, by whatever name."""
+    target = _status(output, sys.stdout)
+    for path in filter(None, inputs):
+        source = _status(path, sys.stdin)
+        # A terminal or /dev/null may be both.
+        if target and source and os.path.samestat(target, source) and (stat.S_ISREG(target.st_mode) or stat.S_ISFIFO(target.st_mode)):
+            raise RequestError(f"{output}: is also the input, which would be lost; choose another output")
+
+
+def _status(path: str | Path, stream: Any) -> os.stat_result | None:
+    """Of a file, or of the stream that `-` stands for; None if there is no such file."""
+    try:
+        return os.fstat(stream.fileno()) if path == "-" else os.stat(path)
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends without an error, and disappears otherwise.
 
-    Parent folders are created. Raises RequestError if the file cannot be written.
+    Parent folders are created. The new file may be read by whom the old one could be. Raises RequestError if it cannot be written.
     """
     path = check_target(path)
-    if path.exists() and not path.is_file():  # /dev/null or a named pipe, which cannot be replaced
+    if path.exists() and not path.is_file():  # /dev/null or a pipe, which cannot be replaced
         with tempfile.TemporaryFile() as stream:
             yield stream
             stream.seek(0)
@@ -38,14 +68,14 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
                 shutil.copyfileobj(stream, out)
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        make_folder(path.parent)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".v2t-")  # not the file's name, which may be as long as names can be
     except OSError as error:
         raise RequestError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         with os.fdopen(handle, "w+b") as stream:
             yield stream
-        set_default_mode(temporary)
+        set_mode(temporary, path)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -53,11 +83,22 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
-def set_default_mode(path: str | Path) -> None:
-    """Give a temporary file, which only its owner may read, the permissions that open() would give."""
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)
+def make_folder(path: Path) -> None:
+    """Create a folder where there is none, and say so: its name may be a slip. Raises OSError."""
+    if not path.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        log.info(f"{path}: new folder")
+
+
+def set_mode(temporary: str | Path, target: str | Path) -> None:
+    """Give a temporary file the permissions of the file that it replaces, or those that open() would give."""
+    try:
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    os.chmod(temporary, mode)
 
 
 def move_in(new: Path, folder: Path, gone: Iterable[str] = ()) -> None:

@@ -1,15 +1,18 @@
 """Output files that several processes, or several runs of the same command, write together.
 
 Until the file is complete, a folder beside it holds the finished rows and run.json, which describes the run. The file appears
-in one step at the end. Each row has a checksum there, so that what was damaged meanwhile is made again.
+in one step at the end.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
+import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -20,15 +23,16 @@ from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import Processes
-from v2t_cli.io.atomic import check_target, replacing
+from v2t_cli.io.atomic import check_target, make_folder, replacing, set_mode
 from v2t_cli.io.hashes import checksum, sealed, unsealed
 from v2t_cli.io.signature import Signature
-from v2t_cli.io.vectors import as_bytes, grid, map_vectors, write_header
+from v2t_cli.io.vectors import as_bytes, grid, write_header
 
 RUN, LOCK, COMPLETE = "run.json", "lock", "complete"
 HINT = "to continue, run the same command with --resume"
 ROWS = "rows-"  # followed by the number of the first row
 SUM_BYTES = 17  # at the beginning of a line: the checksum and a tab
+LONGEST_NAME = 240  # bytes; most file systems allow 255
 
 
 def is_resumable(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:
@@ -56,15 +60,18 @@ def _is_begun(target: Path) -> bool:
 
 
 def _folder(target: Path) -> Path:
-    target = target.resolve()
-    return target.with_name(f".{target.name}.parts")
+    target = check_target(target)
+    name = os.fsencode(target.name)
+    short = target.name if len(name) <= LONGEST_NAME else hashlib.sha256(name).hexdigest()[:32]
+    return target.with_name(f".{short}.parts")
 
 
 class ResumableLines:
     """Lines, one per row, that become a file.
 
     Each process appends to files named by their first row, which show what is done: an interruption loses no more than the
-    block in progress. Use it as a context manager: an error keeps the parts that exist.
+    block in progress. Each line begins with its checksum, so that damage is seen. Use it as a context manager: an error keeps
+    the parts that exist.
     """
 
     def __init__(self, output: str | Path, processes: Processes, resume: bool = False, overwrite: bool = False, hint: str = HINT):
@@ -81,7 +88,6 @@ class ResumableLines:
         self._stream: BinaryIO | None = None
         self._next = -1  # the row that comes next in the stream
         self._lock: Any = None
-        self._broken = False  # so that resuming would not help
         self._empty = False  # begun by this run, and no row written yet
 
     def begin(self, rows: int, size: int, signature: Signature, header: Sequence[str] = ()) -> list[range]:
@@ -95,6 +101,8 @@ class ResumableLines:
             log.warning(f"{self.output}: already exists; left unchanged and not checked. --overwrite creates it again")
             return []
         size, done = self._processes.by_main(lambda: self._begin(rows, size, signature))
+        if not self._processes.is_main:
+            self._lock = self._acquire(f"{LOCK}-{platform.node()}-{os.getpid()}")
         self._header, self._rows, self._size = list(header), rows, size
         finished = {start for first, stop in done for start in range(first, stop, size)}
         if done:
@@ -105,7 +113,7 @@ class ResumableLines:
         """Append the lines of consecutive rows."""
         if first != self._next:
             self._close()
-            self._stream = open(self._folder / f"{ROWS}{first:015d}", "wb")
+            self._stream = open(self._part(first), "wb")
         assert self._stream is not None
         self._stream.writelines(_summed(row, line.encode()) for row, line in enumerate(lines, first))
         self._stream.flush()
@@ -114,19 +122,20 @@ class ResumableLines:
     def finish(self) -> None:
         """Put the output in its place, once every process has made this call.
 
-        Raises V2TError if a row is missing or duplicated: the input changed, or a process believed dead was still writing.
+        Raises V2TError if a row is missing: it was damaged meanwhile.
         """
         self._close()
+        if self._lock is not None and not self._processes.is_main:
+            self._lock.release()  # before the main process removes the folder
         self._processes.wait()
         if not self._processes.is_main or self._lock is None:
             return
         done = self._done(self._rows, self._size)
         if [first for first, _ in done] + [self._rows] != [0, *(stop for _, stop in done)]:
-            self._broken = True
-            raise V2TError(f"{self.output}: some rows are missing or duplicated; nothing was written; --overwrite starts over")
+            raise V2TError(f"{self.output}: some rows are missing, so nothing was written; --resume computes them again")
         complete = self._assemble()
-        if complete.exists():  # if not, it has arrived, and the run was killed before it could clean up
-            os.replace(complete, self.output)
+        set_mode(complete, self.output)
+        os.replace(complete, self.output)
         self._clear()
 
     def __enter__(self) -> Self:
@@ -143,8 +152,7 @@ class ResumableLines:
                 if self._empty and self._processes.count == 1:
                     self._clear()
                 else:
-                    if not self._broken:
-                        log.info(f"{self.output}: finished rows are kept; {self._hint}")
+                    log.info(f"{self.output}: finished rows are kept; {self._hint}")
                     self._lock.release()
 
     def _clear(self) -> None:
@@ -163,12 +171,11 @@ class ResumableLines:
         begun = _is_begun(self.output)
         if begun and not (self._resume or self._overwrite):
             raise RequestError(f"{self.output}: a run was interrupted there; --resume continues it, --overwrite starts over")
-        self._acquire()
+        self._lock = self._acquire(LOCK)
         if begun and self._resume:
             try:
                 size = self._check(signature)
-                self._prepare()
-                return size, self._done(rows, size, self._intact())
+                return size, self._done(rows, size)
             except RequestError:
                 if not self._overwrite:
                     raise
@@ -188,18 +195,26 @@ class ResumableLines:
             raise V2TError(f"{self.output}: {error.strerror}") from None
         return size, []
 
-    def _acquire(self) -> None:
+    def _acquire(self, name: str) -> Any:
+        """A lock of this process. The main one's also needs the others to be free: a killed run may have left processes behind."""
         from filelock import FileLock, Timeout
 
+        mine = FileLock(self._folder / name, timeout=0)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._folder / LOCK, timeout=0)
-            lock.acquire()
+            make_folder(self._folder.parent)
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # what it holds may be private
+            mine.acquire()
+            for other in self._folder.glob(f"{LOCK}-*") if name == LOCK else ():
+                name = other.name
+                with FileLock(other, timeout=0):
+                    pass
         except Timeout:
-            raise RequestError(f"{self.output}: another v2t process is writing it") from None
+            mine.release()
+            who = name.removeprefix(LOCK).removeprefix("-")
+            raise RequestError(f"{self.output}: another v2t process{who and f' ({who})'} is writing it; end it, or wait") from None
         except OSError as error:
             raise RequestError(f"{self.output}: cannot be written: {error.strerror}") from None
-        self._lock = lock
+        return mine
 
     def _check(self, signature: Signature) -> int:
         """The block size of the interrupted run, if it is the same run."""
@@ -207,46 +222,55 @@ class ResumableLines:
         try:
             run = unsealed(path.read_bytes())
             size, before = int(run["size"]), Signature.model_validate(run)
+            if size < 1:
+                raise ValueError(f"size {size}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{path}: damaged, so the run cannot continue: {one_line(error)}; --overwrite starts over") from None
         before.check(signature, str(self.output))
         return size
 
-    def _done(self, rows: int, size: int, intact: Callable[[int, bytes], bool] = lambda row, line: True) -> list[tuple[int, int]]:
-        """First row and end of each part, which is cut to whole blocks before the first row that is damaged.
-
-        intact: whether a row is, besides the checksum of its line.
-        """
-        done = []
+    def _done(self, rows: int, size: int) -> list[tuple[int, int]]:
+        """First row and end of each part, in ascending order, cut to whole blocks of which no two hold the same row."""
+        done: list[tuple[int, int]] = []
         for path in sorted(self._folder.glob(f"{ROWS}*")):
-            name = path.name.removeprefix(ROWS)
-            first = int(name) if name.isdecimal() else rows
-            kept = end = offset = 0
-            with open(path, "r+b") as stream:
-                for row, line in enumerate(stream, first):
-                    if not line.endswith(b"\n"):
-                        break
-                    content = line[SUM_BYTES:-1]
-                    if row >= rows or line != _summed(row, content) or not intact(row, content):
-                        log.warning(f"{path}: row {row} is damaged; it is made again, with those that follow it there")
-                        break
-                    offset += len(line)
-                    count = row + 1 - first
-                    if count % size == 0 or row + 1 == rows:
-                        kept, end = count, offset
-                stream.truncate(end)
-            if kept:
-                done.append((first, first + kept))
-            else:
+            number = path.name.removeprefix(ROWS)
+            first = int(number) if number.isdecimal() else -1
+            stop = self._cut(path, first, size, rows) if first in range(0, rows, size) else 0
+            if stop <= max([first, *(end for _, end in done)]):
                 path.unlink()
+                continue
+            if done and done[-1][1] > first:  # a process of a killed run went on
+                before = done.pop()[0]
+                done.append((before, self._cut(self._part(before), before, size, first)))
+            done.append((first, stop))
         return done
 
-    def _intact(self) -> Callable[[int, bytes], bool]:
-        """Says of a row of an interrupted run, whose line is as it was written, whether it can be kept."""
-        return lambda row, line: True
+    def _part(self, first: int) -> Path:
+        return self._folder / f"{ROWS}{first:015d}"
+
+    def _cut(self, path: Path, first: int, size: int, end: int) -> int:
+        """Cut a part to whole blocks of sound rows before `end`. Returns the row that would come next."""
+        stop, kept, offset = first, 0, 0
+        with open(path, "r+b") as stream:
+            for row, line in enumerate(stream, first):
+                if row == end or not line.endswith(b"\n"):
+                    break
+                content = line[SUM_BYTES:-1]
+                if line != _summed(row, content) or not self._is_sound(row, content):
+                    log.warning(f"{path}: row {row} is damaged; it is made again, with those that follow it there")
+                    break
+                offset += len(line)
+                if (row + 1 - first) % size == 0 or row + 1 == end:
+                    stop, kept = row + 1, offset
+            stream.truncate(kept)
+        return stop
+
+    def _is_sound(self, row: int, line: bytes) -> bool:
+        """Whether what the line of a row stands for is there."""
+        return True
 
     def _prepare(self) -> None:
-        """Create, or complete, what must be there before any row."""
+        """Create what must be there before any row."""
 
     def _assemble(self) -> Path:
         """The file that becomes the output."""
@@ -264,10 +288,15 @@ class ResumableLines:
             self._stream, self._next = None, -1
 
 
+def _summed(row: int, line: bytes) -> bytes:
+    """A line of a part: its checksum, which also covers the row's number, a tab, and the line."""
+    return checksum(b"%d\t%b" % (row, line)).encode() + b"\t" + line + b"\n"
+
+
 class ResumableVectors(ResumableLines):
     """Vectors that become a .npy of float32.
 
-    All processes write into one file at their rows' places; a line for each row, with its checksum, counts what is done. Not
+    All processes write into one file at their rows' places; a line with the checksum of each row counts what is done. Not
     through a memory map: on a full disk that would kill the process.
     """
 
@@ -277,39 +306,47 @@ class ResumableVectors(ResumableLines):
         self._shape = shape
         self.path = self._folder / "vectors.npy"  # until it is complete
         self._file: BinaryIO | None = None
-        self._offset = 0
+        self._stored: BinaryIO | None = None  # while rows are checked
+        header = io.BytesIO()
+        write_header(header, *shape)
+        self._offset = header.tell()
 
     def write_vectors(self, first: int, vectors: np.ndarray) -> None:
         """vectors: (rows, dim), consecutive rows from `first` on."""
-        rows, dim = self._shape
+        dim = self._shape[1]
         if self._file is None:
             # Write-only: reading would let a network file system write back whole pages, with rows of other machines.
             self._file = os.fdopen(os.open(self.path, os.O_WRONLY), "wb", buffering=0)
-            self._offset = os.fstat(self._file.fileno()).st_size - rows * dim * 4
-        data, sums = as_bytes(vectors), [checksum(as_bytes(row)) for row in vectors]
+        data = as_bytes(vectors)
         self._file.seek(self._offset + first * dim * 4)
         while data:  # a single write ends at 2 GiB, or where the disk is full
             data = data[self._file.write(data) :]
         os.fsync(self._file.fileno())  # before the lines that say that they are there
-        self.write(first, sums)
+        self.write(first, [checksum(as_bytes(row)) for row in vectors])
 
     def _prepare(self) -> None:
         rows, dim = self._shape
-        path = self.path
-        if not path.exists() and any(self._folder.glob(f"{ROWS}*")) and self.output.is_file():
-            shutil.copyfile(self.output, path)  # it has arrived, and the run was killed before it could clean up
-        with open(path, "r+b" if path.exists() else "wb") as stream:
+        with open(self.path, "ab") as stream:  # which creates it
+            pass
+        with open(self.path, "r+b") as stream:
             write_header(stream, rows, dim)
-            stream.flush()
-            size = stream.tell() + rows * dim * 4
-            missing = size - os.fstat(stream.fileno()).st_size
-            if missing > shutil.disk_usage(self._folder).free:  # better now than after hours
+            size = self._offset + rows * dim * 4
+            if size - os.fstat(stream.fileno()).st_size > shutil.disk_usage(self._folder).free:  # better now than after hours
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             stream.truncate(size)
 
-    def _intact(self) -> Callable[[int, bytes], bool]:
-        vectors = map_vectors(self.path)
-        return lambda row, line: checksum(as_bytes(vectors[row])).encode() == line
+    def _done(self, rows: int, size: int) -> list[tuple[int, int]]:
+        if not self.path.exists() and self.output.is_file():
+            shutil.copyfile(self.output, self.path)  # it has arrived, and the run was killed before it could clean up
+        self._prepare()
+        with open(self.path, "rb") as self._stored:
+            return super()._done(rows, size)
+
+    def _is_sound(self, row: int, line: bytes) -> bool:
+        assert self._stored is not None
+        bytes_of_row = self._shape[1] * 4
+        self._stored.seek(self._offset + row * bytes_of_row)
+        return line == checksum(self._stored.read(bytes_of_row)).encode()
 
     def _assemble(self) -> Path:
         return self.path
@@ -319,8 +356,3 @@ class ResumableVectors(ResumableLines):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _summed(row: int, line: bytes) -> bytes:
-    """A line of a part: its checksum, which also covers the row's number, a tab, and the line."""
-    return checksum(b"%d\t%b" % (row, line)).encode() + b"\t" + line + b"\n"

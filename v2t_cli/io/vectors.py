@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from v2t_cli.core import streams
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
@@ -25,6 +25,7 @@ from v2t_cli.io.atomic import replacing
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # fewer rows where vectors are wide
+MAX_DIM = 2**20  # wider ones are damage, and could exhaust memory
 
 
 class Block(NamedTuple):
@@ -52,7 +53,7 @@ class VectorReader:
         shape, fortran, dtype = _read_header(stream, name)
         if dtype.hasobject:
             raise RequestError(f"{name}: holds Python objects, which need pickle and are never loaded; save it as float32")
-        if len(shape) not in (1, 2) or dtype.kind != "f" or min(shape) < 0 or shape[-1] < 1:
+        if len(shape) not in (1, 2) or dtype.kind != "f" or min(shape) < 0 or not 1 <= shape[-1] <= MAX_DIM:
             raise RequestError(f"{name}: holds {dtype} of shape {shape}; expected floating-point numbers of shape (rows, dim)")
         stored = (1, *shape) if len(shape) == 1 else shape  # one vector, as np.save writes a centroid
         self.rows, self.dim = map(int, stored)  # a damaged header may say True
@@ -60,7 +61,7 @@ class VectorReader:
         self._end = start + self.rows * row_bytes
         self._check_size((os.fstat(stream.fileno()).st_size - start) // row_bytes)
         if os.fstat(stream.fileno()).st_size > self._end:
-            raise RequestError(f"{name}: has data after its {self.rows} rows: damaged, or several arrays in one file")
+            raise RequestError(f"{name}: has data after its {self.rows} rows: damaged, or several arrays, which np.concatenate joins")
         order: Literal["F", "C"] = "F" if fortran else "C"
         self.array = np.memmap(stream, dtype, "r", start, (self.rows, self.dim), order) if self.rows else np.empty((0, self.dim), dtype)
 
@@ -117,9 +118,10 @@ def open_vectors(path: str) -> Iterator[VectorReader]:
     """
     with ExitStack() as stack:
         if path == "-":
-            if sys.stdin.isatty():
+            stream = streams.stdin()
+            if stream.isatty():
                 raise RequestError("stdin: is a terminal; expected a .npy, for example: v2t embed texts.txt -o - | v2t decode -")
-            name, stream = "stdin", sys.stdin.buffer
+            name = "stdin"
         else:
             name, stream = path, stack.enter_context(_opened(path))
         if path == "-" or not os.path.isfile(path):
@@ -210,5 +212,5 @@ def write_vectors(path: str, dim: int) -> Iterator[Callable[[np.ndarray], object
         write_header(stream, rows, dim)
         if path == "-":
             stream.seek(0)
-            shutil.copyfileobj(stream, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            shutil.copyfileobj(stream, streams.stdout())
+            streams.stdout().flush()

@@ -24,7 +24,7 @@ from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
-from v2t_cli.io.atomic import move_in, set_default_mode, settle
+from v2t_cli.io.atomic import move_in, set_mode, settle
 from v2t_cli.io.texts import read_lines
 from v2t_cli.models.adapters import ADAPTERS, Adapter
 from v2t_cli.models.encoder import Encoder, checkpoint_encoder, embed_all
@@ -125,7 +125,7 @@ def save_checkpoint(
         complete = info.model_copy(update={"files": hashes_of(new)})
         (new / INFO).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for path in new.iterdir():
-            set_default_mode(path)
+            set_mode(path, folder / path.name)
         shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps from an older, larger model
         move_in(new, folder, gone=shards - {path.name for path in new.iterdir()})
     finally:

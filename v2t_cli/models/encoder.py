@@ -139,7 +139,9 @@ class SentenceTransformerEncoder:
         window: Any = self._model.max_seq_length
         # A token covers at least one byte, so only long texts need to be tokenized a second time.
         long = [text for text in texts if window and len(f"{self._prompt or ''}{text}".encode()) + 8 > window]
-        return sum(length > window for length in self._lengths(long)) if long else 0
+        # In parts: all at once would take gigabytes.
+        parts = (long[start : start + self._batch_size] for start in range(0, len(long), self._batch_size))
+        return sum(length > window for part in parts for length in self._lengths(part))
 
 
 def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:

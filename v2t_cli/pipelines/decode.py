@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from v2t_cli.core import console
+from v2t_cli.core import console, streams
 from v2t_cli.core.config import Config
+from v2t_cli.core.one_line import in_order
 from v2t_cli.core.processes import launched
 from v2t_cli.core.types import Format
 from v2t_cli.decoding.decode import check_width, decode, search_settings
 from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.io.atomic import replacing
+from v2t_cli.io.atomic import refuse_input, replacing
 from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
 from v2t_cli.io.vectors import grid, open_vectors
@@ -38,13 +38,14 @@ def decode_file(
     Raises RequestError for vectors, checkpoints, encoders and settings that do not fit together.
     """
     search = resolve_search(config.decode)
-    line = formatter(form, search.candidates)
+    refuse_input(output, vectors)
+    line, on_terminal = formatter(form, search.candidates), output == "-" and streams.to_terminal()
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
         resumable = is_resumable(vectors, output, processes, resume, overwrite)
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors)))
-        digest = reader.digest(processes)  # reads, and so checks, all values before the work begins
-        check_width(read_info(checkpoint), reader.dim, reader.name)  # before a model is loaded in vain
+        check_width(read_info(checkpoint), reader.dim, reader.name)
+        digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if search.rerank else "none")
         fitted = fit(opened, search, config.data.cache, console.progress_bar)
         size = reader.fitting(fitted.batch_size)
@@ -55,14 +56,14 @@ def decode_file(
             blocks = parts.begin(reader.rows, size, signature, header(form))
             out: ResumableLines | _Stream = parts
         else:
-            out = _Stream(sys.stdout.buffer if output == "-" else stack.enter_context(replacing(output)))
+            out = _Stream(streams.stdout() if output == "-" else stack.enter_context(replacing(output)))
             out.write(0, header(form))
             blocks = grid(reader.rows, size)
         # On a terminal the rows themselves show the progress.
-        track = console.silent if output == "-" and sys.stdout.isatty() else console.progress_bar
+        track = console.silent if on_terminal else console.progress_bar
         advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
         for row in decode(opened, reader.blocks(blocks), fitted, config.seed, processes):
-            out.write(row.index, [line(row)])
+            out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
             advance(1)
         out.finish()
 

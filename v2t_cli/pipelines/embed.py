@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
-from v2t_cli.core import console
+from v2t_cli.core import console, streams
 from v2t_cli.core.config import Config
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import Processes, launched
+from v2t_cli.io.atomic import refuse_input
 from v2t_cli.io.resumable import ResumableVectors, is_resumable
 from v2t_cli.io.signature import Signature
 from v2t_cli.io.texts import Fingerprint, check_readable, fingerprint, read_blocks, read_lines
@@ -33,7 +32,8 @@ def embed_file(
     Raises RequestError for files that cannot be read or written and for an encoder that cannot be opened.
     """
     check_readable(texts)  # before a model is loaded, or downloaded, in vain
-    if output == "-" and sys.stdout.isatty():
+    refuse_input(output, texts)
+    if output == "-" and streams.to_terminal():
         raise RequestError("stdout: is a terminal, and .npy is a binary format; use -o FILE, or a pipe")
     info = read_info(checkpoint_folder(checkpoint)) if checkpoint else None
     if (encoder or (info.encoder.name if info and info.encoder else config.encoder.model)) != USE:
@@ -52,6 +52,8 @@ def embed_file(
                 written = _embed_in_parts(parts, texts, found, opened, processes)
         else:
             written = _embed_stream(texts, output, opened)
+    if written == 0:
+        console.log.warning(f"{'stdin' if texts == '-' else texts}: is empty, so there are no vectors")
     if written is not None:
         place = "stdout" if output == "-" else output
         console.log.info(f"{written:,} vectors of {opened.identity.dim} dimensions written to {place}")

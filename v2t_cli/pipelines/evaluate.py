@@ -19,11 +19,12 @@ from v2t_cli.evaluation.audit import audit
 from v2t_cli.evaluation.baseline import nearest_texts
 from v2t_cli.evaluation.evaluate import Evaluation, evaluate
 from v2t_cli.evaluation.html_report import html_report, report_facts
-from v2t_cli.io.atomic import replacing
+from v2t_cli.io.atomic import refuse_input, replacing
 from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import load_vectors
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all
+from v2t_cli.models.metadata import HELD_OUT
 
 
 def evaluate_files(
@@ -44,6 +45,8 @@ def evaluate_files(
 
     Raises RequestError for files, checkpoints, encoders and settings that do not fit together.
     """
+    for output in ("-", str(report)) if report else ("-",):  # the scores go to stdout
+        refuse_input(output, texts or str(checkpoint / HELD_OUT), vectors, train_texts)
     wanted, track = resolve_search(config.decode), console.progress_bar  # refuses wrong settings before anything is loaded
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))

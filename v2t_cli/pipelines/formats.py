@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from v2t_cli.core.one_line import to_json
 from v2t_cli.core.types import Format
 from v2t_cli.decoding.candidates import Candidate, Row
 
@@ -35,7 +35,7 @@ def _jsonl(row: Row, candidates: int) -> str:
         out["words"] = [{"word": word, "probability": round(probability, 3)} for word, probability in row.words]
     if candidates > 1:
         out["candidates"] = [_fields(candidate) for candidate in row.candidates]
-    return json.dumps(out, ensure_ascii=False)
+    return to_json(out)
 
 
 def _fields(candidate: Candidate) -> dict[str, Any]:

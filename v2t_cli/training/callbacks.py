@@ -69,7 +69,7 @@ class TrainingView:
     def __rich__(self) -> Group:
         table = Table("source", "generated", title="held-out texts", title_justify="left", box=None, pad_edge=False)
         for source, generated in self._pairs:
-            table.add_row(to_line(source), generated)
+            table.add_row(to_line(source), to_line(generated))
         return Group(self._progress, *([table] if self._pairs else []))
 
     @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,7 +142,11 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
     """
     if "-" in (*config.texts, config.vectors):
         raise RequestError("data.texts and data.vectors are read twice, so they cannot be stdin; name files")
-    digest = None if config.vectors is None else _check_vectors(config.texts, config.vectors)
+    digest = None
+    if config.vectors is not None:
+        if pipes := [file for file in (*config.texts, config.vectors) if Path(file).is_fifo()]:
+            raise RequestError(f"{pipes[0]}: is a pipe; with data.vectors, texts and vectors are read twice, so name files")
+        digest = _check_vectors(config.texts, config.vectors)
     files = ", ".join(config.texts)
     selection = select(_lines(config.texts), config.min_chars, config.max_chars)
     log.info(f"{files}: {selection}")

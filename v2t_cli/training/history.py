@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from v2t_cli.core.console import log
-from v2t_cli.core.one_line import one_line
+from v2t_cli.core.one_line import one_line, to_json
 from v2t_cli.io.atomic import replacing
 from v2t_cli.models.metadata import LOG, PICTURE, TRACKED
 
@@ -27,7 +27,7 @@ class History:
         """Append an event. The values must be such as JSON can hold."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
+            stream.write(to_json({"event": event, **values}) + "\n")
 
     def is_ours(self) -> bool:
         """Whether a History wrote the file that is there."""
@@ -59,7 +59,7 @@ class History:
         kept = [event for event in self.events() if event["step"] <= step]
         if self._path.exists():
             with replacing(self._path) as stream:
-                stream.writelines((json.dumps(event, ensure_ascii=False) + "\n").encode() for event in kept)
+                stream.writelines((to_json(event) + "\n").encode() for event in kept)
 
     def picture(self) -> bytes | None:
         """The loss by step, in training and on held-out texts, as a PNG.

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
+from torch.distributed import default_pg_timeout
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from v2t_cli.core.config import Config
 from v2t_cli.core.console import log
 from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError
+from v2t_cli.core.processes import are_several, meet
 from v2t_cli.io.signature import EncoderIdentity, Signature, flat
 from v2t_cli.models.adapters import ADAPTERS, Adapter
 from v2t_cli.models.checkpoint import load_adapter
@@ -93,6 +95,8 @@ def open_accelerator(config: Config) -> Accelerator:
         if missing := set(trackers) - set(map(str, get_available_trackers())):
             raise RequestError(f"train.trackers: {', '.join(sorted(missing))} is not installed; pip install {' '.join(sorted(missing))}")
         arguments = {"log_with": trackers, "project_dir": config.output}
+    if are_several():
+        PartialState(cpu=device.type == "cpu", **meet(default_pg_timeout))
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu", **arguments)
     if accelerator.distributed_type not in SUPPORTED or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
         kind = accelerator.distributed_type.value

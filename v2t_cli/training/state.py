@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from v2t_cli.core.console import is_main_process, log
-from v2t_cli.core.errors import RequestError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import replacing
 from v2t_cli.io.hashes import differing, file_hashes, sealed, unsealed
@@ -18,6 +20,7 @@ from v2t_cli.io.signature import Signature
 from v2t_cli.models.metadata import RESUME
 
 PROGRESS, LOCK = "progress.json", "lock"
+WRITING = "writing"  # the state that is being saved
 
 
 class Progress(Signature):
@@ -80,6 +83,21 @@ def _latest(output: Path) -> Path:
     return (_states(output) or [output / RESUME])[-1]
 
 
+@contextmanager
+def saving(output: Path) -> Iterator[None]:
+    """Raise V2TError if what the block writes cannot be written; safetensors and torch have their own errors for that."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer of files
+            raise
+        shutil.rmtree(output / RESUME / WRITING, ignore_errors=True)
+        reason = (isinstance(error, OSError) and error.strerror) or f"is the disk full? ({one_line(error)})"
+        raise V2TError(
+            f"{output}: cannot save: {reason}; what was saved before is kept: make room, then run the same command with --resume"
+        ) from error
+
+
 def save_state(accelerator: Any, output: Path, progress: Progress, same: bool = False) -> None:
     """Save model, optimizer, scaler and random states beside the older state, then drop the older one.
 
@@ -90,7 +108,7 @@ def save_state(accelerator: Any, output: Path, progress: Progress, same: bool = 
         if accelerator.is_main_process:
             _write(final, progress)
         return
-    writing = output / RESUME / "writing"
+    writing = output / RESUME / WRITING
     if accelerator.is_main_process:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)

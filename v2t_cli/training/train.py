@@ -22,8 +22,10 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, callbac
 
     Raises RequestError for a wrong request, V2TError if training itself fails.
     """
-    callbacks = callbacks or Callbacks()
-    output = Path(config.output)
+    callbacks, output = callbacks or Callbacks(), Path(config.output)
+    for file in filter(None, (*config.data.texts, config.data.vectors)):
+        if Path(file).resolve().parent == output.resolve():
+            raise RequestError(f"{file}: lies in the output folder, so the checkpoint might replace it; copy it elsewhere")
     begun = check_output(output, resume, overwrite)
     with state.locked(output):
         trainer = prepare(config, callbacks, begun)

@@ -32,7 +32,7 @@ from v2t_cli.training.callbacks import LOG_STEPS, Callbacks, EvalReport, StepRep
 from v2t_cli.training.dataset import Corpus
 from v2t_cli.training.history import History
 from v2t_cli.training.schedule import Schedule
-from v2t_cli.training.state import Progress, save_state
+from v2t_cli.training.state import Progress, save_state, saving
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,14 @@ class Trainer:
         return [(held_out.split.texts[i], of_vector[0].text) for i, of_vector in zip(chosen, written)]
 
     def save(self, scores: HeldOutScores | None, finished: bool, ended: bool = True) -> None:
-        """Save the resume state, then a complete checkpoint; if killed between the two, a run resumes from the state."""
+        """Save the resume state, then a complete checkpoint; if killed between the two, a run resumes from the state.
+
+        Raises V2TError if they cannot be written, for example on a full disk. The earlier ones are then still there.
+        """
+        with saving(self.output):
+            self._save(scores, finished, ended)
+
+    def _save(self, scores: HeldOutScores | None, finished: bool, ended: bool) -> None:
         progress, settings = self.progress, self.config.train
         save_state(self.accelerator, self.output, progress, same=self._saved == progress.step)
         self._saved = progress.step
