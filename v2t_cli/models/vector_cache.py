@@ -58,12 +58,10 @@ def _embed_into(path: Path, texts: list[str], encoder: Encoder, signature: Signa
         blocks = parts.begin(len(texts), CHUNK_TEXTS, signature)
         left = sum(map(len, blocks))
         log.info(f"embedding {left:,} {what}")
-        with track(f"embedding {what}", len(texts)) as advance:
-            advance(len(texts) - left)
-            chunks = embed_chunks(encoder, (texts[block.start : block.stop] for block in blocks))
+        with track(f"embedding {what}", left) as advance:
+            chunks = embed_chunks(encoder, (texts[block.start : block.stop] for block in blocks), advance=advance)
             for vectors, block in zip(chunks, blocks):  # in this order, so that `chunks` runs to its end and reports cut texts
                 parts.write_vectors(block.start, vectors)
-                advance(len(block))
         parts.finish()
 
 
