@@ -43,6 +43,15 @@ def grid(rows: int, size: int) -> list[range]:
     return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
+def check_finite(vectors: np.ndarray, name: str, first: int = 0) -> None:
+    """Raise RequestError, naming the rows, for values that are not finite. vectors: float32; first: the number of the first row."""
+    bad = first + np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        more = f" and {len(bad) - 5} more of these {len(vectors)} rows" if len(bad) > 5 else ""
+        numbers = f"row {bad[0]} contains" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} contain"
+        raise RequestError(f"{name}: {numbers} NaN or infinity (as float32)")
+
+
 class VectorReader:
     """The rows of a .npy as float32. array: (rows, dim), as they are stored, mapped from disk."""
 
@@ -84,11 +93,7 @@ class VectorReader:
             self._check_size()
             with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is reported as that
                 vectors = np.array(self.array[rows.start : rows.stop], dtype=np.float32, order="C")
-            bad = rows.start + np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-            if len(bad):
-                more = f" and {len(bad) - 5} more of these {len(rows)} rows" if len(bad) > 5 else ""
-                numbers = f"row {bad[0]} contains" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} contain"
-                raise RequestError(f"{self.name}: {numbers} NaN or infinity (as float32)")
+            check_finite(vectors, self.name, rows.start)
             yield Block(rows.start, vectors)
 
     def digest(self, processes: Processes = ALONE) -> str:
