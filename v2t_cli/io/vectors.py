@@ -22,6 +22,7 @@ from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.atomic import replacing
+from v2t_cli.io.foreign import SNIFFED, refuse_foreign
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # fewer rows where vectors are wide
@@ -146,8 +147,8 @@ def _opened(path: str) -> BinaryIO:
 
 def _copied(stream: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
     """A temporary file, which nobody else sees, with what the stream holds."""
-    begin = stream.read(len(npy.MAGIC_PREFIX))  # before more is copied: the stream may be endless
-    if begin != npy.MAGIC_PREFIX:
+    begin = stream.read(SNIFFED)  # before more is copied: the stream may be endless
+    if not begin.startswith(npy.MAGIC_PREFIX):
         _read_header(io.BytesIO(begin), name)
     temporary = stack.enter_context(tempfile.TemporaryFile())
     try:
@@ -162,8 +163,7 @@ def _copied(stream: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
 
 def _read_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether it is stored by columns, and type. Raises RequestError for what is not a .npy."""
-    if stream.read(2) == b"PK":
-        raise RequestError(f"{name}: is a .npz archive; expected a .npy. Save one of its arrays with np.save")
+    refuse_foreign(stream.read(SNIFFED), name)
     stream.seek(0)
     try:
         version = npy.read_magic(stream)
