@@ -111,3 +111,10 @@ def test_texts_longer_than_the_decoder(loaded, encoder, caplog):
 def test_no_texts(loaded):
     with pytest.raises(RequestError, match="no texts to evaluate"):
         evaluate(loaded, [], np.empty((0, DIM), np.float32), search(loaded))
+
+
+def test_vectors_of_another_length_score_the_same(opened, encoder):
+    texts = SENTENCES[:20]
+    vectors = encoder.encode(texts)
+    one, other = (evaluate(opened, texts, given, search(opened, quality="fast")) for given in (vectors, vectors * 100))
+    assert other.loss == pytest.approx(one.loss, rel=1e-3) and other.scores.exact_match == one.scores.exact_match
