@@ -1,15 +1,23 @@
 """The Python API: its examples, which run as they are, and what it refuses."""
 
 import doctest
+import io
 import json
 import shutil
+import subprocess
+import sys
+from typing import get_type_hints
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 from tiny import DIM, ROOT, SENTENCES
 
 import v2t_cli
 from v2t_cli import V2T, RequestError, api
+from v2t_cli.core.config import DecodeConfig, EncoderConfig
+from v2t_cli.core.types import DecodeSettings, EncoderSettings
 
 
 def test_the_examples_run(monkeypatch):
@@ -25,6 +33,19 @@ def test_every_public_name_exists():
     with pytest.raises(AttributeError, match="no attribute 'inverter'"):
         v2t_cli.inverter  # noqa: B018
     assert (ROOT / "v2t_cli" / "py.typed").exists()
+
+
+def test_completion_sees_the_public_names():
+    assert set(v2t_cli.__all__) <= set(dir(v2t_cli))
+    script = "import sys, v2t_cli; assert 'V2T' in dir(v2t_cli); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def column(rows):
+    """As pandas has a column of vectors: an array of objects."""
+    out = np.empty(len(rows), dtype=object)
+    out[:] = [np.array(row) for row in rows]
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +73,14 @@ def test_one_vector_and_any_numbers(inverter):
         (np.zeros((2, 3)), {}, "vectors of 3 dimensions, but the checkpoint"),
         (np.zeros((2, 2, DIM)), {}, r"shape \(2, 2, 16\), expected"),
         ([["a"] * DIM], {}, "could not convert"),
-        (np.full(DIM, np.nan), {}, "NaN or infinity"),
+        (np.full(DIM, np.nan), {}, "row 0 contains NaN or infinity"),
+        (np.where(np.arange(5)[:, None] == 3, np.inf, np.ones((5, DIM))), {}, "vectors: row 3 contains NaN or infinity"),
+        (np.full((2, DIM), 1e300), {}, "rows 0, 1 contain NaN or infinity .as float32."),
+        ([[0.5] * DIM, [0.5] * 3], {}, r"row 1 has shape \(3,\); the checkpoint reads \(16,\)"),
+        ([[0.5] * DIM, None], {}, "vectors: row 1"),
+        (column([[0.5] * DIM, ["a"] * DIM]), {}, "row 1: could not convert"),
+        (torch.zeros(2, DIM, requires_grad=True), {}, "row 0: Can't call numpy"),
+        (None, {}, "expected numbers of shape .rows, dim., got NoneType"),
         (np.zeros(DIM), {"qualty": "fast"}, "decode.qualty: unknown key, did you mean 'decode.quality'"),
         (np.zeros(DIM), {"beams": 0}, "decode.beams"),
         (np.zeros(DIM), {"precision": "float16"}, "precision: is set when a checkpoint is opened"),
@@ -63,6 +91,100 @@ def test_one_vector_and_any_numbers(inverter):
 def test_bad_vectors_and_settings_are_refused(inverter, vectors, settings, words):
     with pytest.raises(RequestError, match=words):
         inverter.decode(vectors, **settings)
+
+
+def test_columns_of_vectors(inverter):
+    vectors = inverter.embed(SENTENCES[:3])
+    expected = inverter.decode(vectors, quality="fast")
+    objects = [column(vectors), list(vectors), [torch.from_numpy(row) for row in vectors], vectors.astype(object)]
+    for given in (*objects, vectors.tolist(), torch.from_numpy(vectors)):
+        assert inverter.decode(given, quality="fast") == expected
+    assert inverter.decode(vectors[0].astype(object), quality="fast")[0].best.text == expected[0].best.text
+    pandas = pytest.importorskip("pandas")
+    assert inverter.decode(pandas.DataFrame({"vector": list(vectors)})["vector"], quality="fast") == expected
+    assert inverter.decode(pandas.DataFrame(vectors), quality="fast") == expected
+
+
+def test_rows_come_one_by_one_from_an_iterator(inverter):
+    vectors, read = inverter.embed(SENTENCES[:10]), []
+    rows = inverter.decode_iter((read.append(1) or vector for vector in vectors), quality="fast", batch_size=4)
+    assert not read, "nothing is read before a row is asked for"
+    assert next(rows).index == 0 and len(read) == 4
+    assert [row.index for row in rows] == list(range(1, 10)) and len(read) == 10
+    assert list(inverter.decode_iter(iter([]))) == []
+
+
+@pytest.mark.parametrize("settings", [{"quality": "fast"}, {"strategy": "sample", "beams": 2, "seed": 3}], ids=["greedy", "sampled"])
+def test_however_the_vectors_come_the_rows_are_the_same(inverter, settings):
+    vectors = inverter.embed(SENTENCES[:10])
+    expected = inverter.decode(vectors, batch_size=4, **settings)
+    for given in (vectors, iter(vectors), iter([vectors[:3], vectors[3], vectors[4:4], vectors[4:]]), column(vectors)):
+        assert list(inverter.decode_iter(given, batch_size=4, **settings)) == expected
+
+
+def test_sampling_is_that_of_the_command(inverter, checkpoint, v2t):
+    vectors = inverter.embed(SENTENCES[:10])
+    np.save("v.npy", vectors)
+    options = (
+        "--strategy",
+        "sample",
+        "--seed",
+        "3",
+        "--batch-size",
+        "4",
+        "--quality",
+        "fast",
+        "--set",
+        "decode.beams=2",
+        "--device",
+        "cpu",
+    )
+    texts = v2t("decode", "v.npy", "--checkpoint", checkpoint, *options).stdout.splitlines()
+    rows = inverter.decode(vectors, strategy="sample", seed=3, batch_size=4, quality="fast", beams=2)
+    assert [row.best.text for row in rows] == texts
+
+
+def test_errors_of_an_iterator_name_the_row(inverter):
+    with pytest.raises(RequestError, match="decode.beams"):
+        inverter.decode_iter(iter([]), beams=0)
+    for bad, words in ((np.full(DIM, np.nan), "row 5 contains NaN"), (np.zeros(3), "row 5: vectors of 3 dimensions"), ("a", "could not")):
+        rows = inverter.decode_iter(iter([np.zeros((5, DIM)), bad]), quality="fast", batch_size=2)
+        assert [next(rows).index for _ in range(4)] == [0, 1, 2, 3], "what came before it is decoded"
+        with pytest.raises(RequestError, match=words):
+            list(rows)
+
+
+def test_progress_is_shown_if_it_is_asked_for(inverter, monkeypatch):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr("v2t_cli.core.console._Stderr", lambda **options: screen)
+    list(inverter.decode_iter(np.zeros((3, DIM)), quality="fast"))
+    assert not screen.file.getvalue()
+    inverter.decode(np.zeros((3, DIM)), quality="fast", progress=True)
+    assert "decoding" in screen.file.getvalue() and "3/3" in screen.file.getvalue()
+
+
+def test_settings_are_those_of_the_configuration():
+    """A type checker sees what the configuration would refuse."""
+    for typed, section, elsewhere in ((DecodeSettings, DecodeConfig, {"precision"}), (EncoderSettings, EncoderConfig, {"model"})):
+        fields = {name: field.annotation for name, field in section.model_fields.items() if name not in elsewhere}
+        assert get_type_hints(typed) == fields
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_a_mistyped_setting(tmp_path):
+    mypy = pytest.importorskip("mypy.api")
+    script = tmp_path / "script.py"
+    script.write_text(
+        'from v2t_cli import V2T\ninverter = V2T("x")\ninverter.decode([0.5], quality="best", beams=4)\n'
+        'inverter.decode([0.5], qualty="best")\ninverter.decode_iter(iter([[0.5]]), quality="bst")\n'
+    )
+    out, _, _ = mypy.run([str(script), "--config-file", str(ROOT / "pyproject.toml")])
+    errors = [line for line in out.splitlines() if ": error:" in line]
+    assert len(errors) == 2 and '"qualty"' in errors[0] and "quality" in errors[1], out
+
+
+def test_an_inverter_says_what_it_is(inverter, checkpoint, labse):
+    assert repr(inverter) == f"V2T('{checkpoint}', 16 dimensions, {labse}, cpu)"
 
 
 def test_texts_are_a_list(inverter, checkpoint):

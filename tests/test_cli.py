@@ -2,13 +2,18 @@
 
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import DIM, ROOT, SENTENCES
+from typer.main import get_command
 
+from v2t_cli.cli import app
 from v2t_cli.core.signals import Terminated
 
 TINY = ["--set", "decoder.scratch={n_layer: 1, n_embd: 32, n_head: 2, vocab_size: 400, n_positions: 48}", "--device", "cpu"]
@@ -138,6 +143,14 @@ def test_decode_formats(v2t, checkpoint, texts_file, tmp_path):
     assert [row[1] for row in cells[1:]] == lines
 
 
+def test_nothing_to_embed_is_told(v2t, labse, tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"")
+    for source in ("-", "t.txt"):
+        result = v2t("embed", source, "-o", "v.npy", "--encoder", labse, stdin=b"")
+        assert result.exit_code == 0 and f"warning: {'stdin' if source == '-' else source} is empty" in result.stderr
+        assert np.load("v.npy").shape == (0, DIM)
+
+
 def test_decode_reads_stdin(v2t, checkpoint, vectors):
     piped = v2t("decode", "-", "--checkpoint", checkpoint, "--quality", "fast", "--device", "cpu", stdin=npy(vectors))
     np.save("v.npy", vectors)
@@ -180,14 +193,20 @@ def test_decode_refuses(v2t, labse, checkpoint, vectors, tmp_path):
     refused(v2t("decode", "v.npy"), "checkpoint: no such checkpoint folder; make one with v2t train")
     refused(v2t("decode", "v.npy", "--checkpoint", tmp_path), "not a v2t checkpoint")
     refused(v2t("decode", "absent.npy", *common), "absent.npy: no such vector file")
-    refused(v2t("decode", "-", *common, stdin=b"text"), "stdin: not a .npy")
+    refused(v2t("decode", "-", *common, stdin=b"text"), "stdin: is text, not a .npy")
     refused(v2t("decode", "-", *common, stdin=npy(vectors)[:-9]), "stdin: is truncated: the header promises 5 rows, the file ends after 4")
     refused(v2t("decode", "-", *common, stdin=npy(np.zeros((2, 768), np.float32))), "vectors of 768 dimensions", "reads 16")
     np.save("o.npy", np.array([{}]), allow_pickle=True)
     refused(v2t("decode", "o.npy", *common), "never loaded")
-    refused(v2t("decode", "v.npy", *common, "--strategy", "greedy", "--candidates", 3), "greedy gives one text")
+    refused(v2t("decode", "v.npy", *common, "--strategy", "greedy", "--candidates", 3, "--format", "jsonl"), "greedy gives one text")
     refused(v2t("decode", "v.npy", *common, "--set", "decode.top_p=2"), "decode.top_p")
     refused(v2t("decode", "v.npy", *common, "-o", tmp_path), "is a folder")
+    for form in ("text", "tsv"):
+        words = f"3 candidates need --format jsonl: {form} has one text per vector"
+        refused(v2t("decode", "v.npy", *common, "--candidates", 3, "--format", form), words)
+    refused(v2t("decode", "-", *common, stdin=b""), "stdin is empty")
+    (tmp_path / "t.txt").write_text("Где лодка?\n", encoding="utf-8")
+    refused(v2t("decode", "t.txt", *common), "t.txt: is text, not a .npy file", "v2t embed")
     assert not (tmp_path / "out.txt").exists()
 
 
@@ -298,6 +317,69 @@ def test_quiet_and_verbose(v2t, checkpoint, texts_file):
     assert 'settings: {"seed":0' in told and "no baseline; --train-texts" in told
     result = v2t("eval", "--checkpoint", "absent", "-q")
     assert result.exit_code == 2 and result.stderr.startswith("error: absent")
+
+
+def test_that_there_is_no_gpu_is_told_on_demand(v2t, labse, texts_file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    command = ("embed", texts_file, "-o", "v.npy", "--encoder", labse)
+    assert "GPU" not in v2t(*command).stderr
+    assert "no GPU found" in v2t(*command, "--verbose").stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("v2t train --set train.ep", {"train.epochs="}),
+        (
+            "v2t train --set decoder.sc",
+            {f"decoder.scratch{key}=" for key in ("", ".n_layer", ".n_embd", ".n_head", ".n_positions", ".vocab_size")},
+        ),
+        ("v2t embed t.txt --encoder us", {"usem3"}),
+        ("v2t decode v.npy --encoder all", {"all-MiniLM-L6-v2"}),
+        ("v2t decode v.npy --quality b", {"balanced", "best"}),
+    ],
+)
+def test_completion(monkeypatch, line, expected):
+    words = line.split()
+    script = "from v2t_cli.cli import app; import sys; sys.modules['torch'] = None; app(prog_name='v2t')"
+    environment = {**os.environ, "_V2T_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_every_option_is_explained():
+    for name, command in get_command(app).commands.items():
+        for parameter in command.params:
+            assert parameter.help and parameter.help[0].isupper() or parameter.name in ("quality", "format_"), f"{name} {parameter.name}"
+            assert parameter.help.endswith("."), f"{name} {parameter.name}: {parameter.help}"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("embed absent.txt -o v.npy", "absent.txt: no such text file"),
+        ("embed t.txt -o t.txt/v.npy", "t.txt/v.npy: cannot be written: t.txt is a file"),
+        ("train --texts absent.txt", "absent.txt: no such text file"),
+        ("train --texts t.txt --output t.txt/out", "t.txt/out: cannot be created: t.txt is a file"),
+        ("train --texts t.txt --set data.vectors=absent.npy", "absent.npy: no such vector file"),
+        ("decode absent.npy --checkpoint {checkpoint}", "absent.npy: no such vector file"),
+        ("decode t.txt --checkpoint {checkpoint}", "t.txt: is text, not a .npy file"),
+        ("decode v.npy --checkpoint {checkpoint} -o .", "is a folder"),
+        ("decode v.npy --checkpoint {checkpoint} -o v.npy/out.txt", "v.npy/out.txt: cannot be written: v.npy is a file"),
+        ("eval --checkpoint {checkpoint} --texts absent.txt", "absent.txt: no such text file"),
+        ("eval --checkpoint {checkpoint} --texts t.txt --vectors absent.npy", "absent.npy: no such vector file"),
+        ("eval --checkpoint {checkpoint} --report t.txt/r.html", "t.txt/r.html: cannot be written: t.txt is a file"),
+    ],
+)
+def test_mistakes_with_files_are_told_before_torch_is_loaded(checkpoint, vectors, tmp_path, command, words):
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "t.txt").write_text("Где лодка?\n", encoding="utf-8")
+    arguments = command.format(checkpoint=checkpoint).split()
+    script = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from v2t_cli.cli import app; app({arguments})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr, done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["t.txt", "v.npy"]
 
 
 # the boundary

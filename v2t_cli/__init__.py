@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'v2t_cli' has no attribute '{name}'")
     return getattr(import_module(f"v2t_cli.{_HOMES.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion; listing them loads nothing."""
+    return sorted({*globals(), *__all__})

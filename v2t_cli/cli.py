@@ -76,6 +76,7 @@ def embed_command(
     """
     typed = {"encoder.model": encoder, "encoder.batch_size": batch_size, "device": device}
     settings = opt.settings_of(config, set_, typed, trust_remote_code)
+    opt.check_writable(output)
     from v2t_cli.pipelines.embed import embed_file
 
     embed_file(texts, output, settings, checkpoint, opt.encoder_of(encoder, set_, settings), resume, overwrite)
@@ -109,6 +110,9 @@ def train(
 
     for file in settings.data.texts:  # before torch is loaded: the most common first mistake
         check_readable(file, "; name yours with --texts")
+    if settings.data.vectors:
+        opt.check_vectors(settings.data.vectors)
+    opt.check_writable(settings.output, folder=True)
     if push_to_hub:
         check_push(push_to_hub)
     console.quiet_libraries()
@@ -160,7 +164,11 @@ def decode_command(
     typed: dict[str, Any] = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
     typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size}
     settings = opt.settings_of(config, set_, typed, trust_remote_code)
+    if settings.decode.candidates > 1 and format_ != "jsonl":
+        raise RequestError(f"{settings.decode.candidates} candidates need --format jsonl: {format_} has one text per vector")
     folder, named = opt.checkpoint_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
+    opt.check_vectors(vectors)
+    opt.check_writable(output)
     console.quiet_libraries()
     from v2t_cli.pipelines.decode import decode_file
 
@@ -197,6 +205,10 @@ def eval_command(
         check_readable(path)
     if vectors and not texts:
         raise RequestError("--vectors needs --texts, the texts behind these vectors; to decode without texts, use v2t decode")
+    if vectors:
+        opt.check_vectors(vectors)
+    if report:
+        opt.check_writable(report)
     console.quiet_libraries()
     from v2t_cli.evaluation.tables import evaluation_tables
     from v2t_cli.pipelines.evaluate import evaluate_files

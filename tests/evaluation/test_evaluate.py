@@ -121,3 +121,10 @@ def test_a_blank_at_the_end_of_a_text_costs_nothing(opened, encoder):
     assert result.confidence == expected.confidence and result.unknown_words == expected.unknown_words
     assert [pair.exact for pair in result.pairs] == [pair.exact for pair in expected.pairs]
     assert result.pairs[0].source == texts[0], "shown as it was given"
+
+
+def test_vectors_of_another_length_score_the_same(opened, encoder):
+    texts = SENTENCES[:20]
+    vectors = encoder.encode(texts)
+    one, other = (evaluate(opened, texts, given, search(opened, quality="fast")) for given in (vectors, vectors * 100))
+    assert other.loss == pytest.approx(one.loss, rel=1e-3) and other.scores.exact_match == one.scores.exact_match

@@ -305,12 +305,12 @@ def test_an_error_before_the_first_row_leaves_nothing(tmp_path):
 
 def test_an_interruption_says_how_to_continue(tmp_path, caplog):
     interrupted(tmp_path / "out.txt", 1)
-    assert "out.txt: finished rows are kept; to continue, run the same command with --resume" in caplog.text
+    assert "out.txt: stopped after 0 of 10 rows; finished rows are kept; to continue, run the same command with --resume" in caplog.text
     with pytest.raises(KeyboardInterrupt), lines(tmp_path / "other.txt", hint="do it again") as out:
         out.begin(4, 2, SIGNATURE)
         out.write(0, ["a"])
         raise KeyboardInterrupt
-    assert "other.txt: finished rows are kept; do it again" in caplog.text
+    assert "other.txt: stopped after 0 of 4 rows; finished rows are kept; do it again" in caplog.text
 
 
 def test_what_can_be_resumed_is_a_file_made_from_a_file(tmp_path, monkeypatch):

@@ -38,6 +38,16 @@ def test_texts_are_streamed(encoder, monkeypatch):
     assert len(next(chunks)) == 10 and len(read) == 10, "only the chunk at hand is read"
 
 
+def test_progress_is_told_by_the_batch(labse, encoder):
+    """A chunk of 4,096 texts takes a large model minutes."""
+    small, done = open_encoder(EncoderConfig(model=str(labse), batch_size=8), "cpu"), []
+    embedded = np.concatenate(list(embed(small, SENTENCES[:30], done.append)))
+    assert done == [8, 8, 8, 6]
+    np.testing.assert_allclose(embedded, encoder.encode(SENTENCES[:30]), atol=1e-5)
+    small.encode(SENTENCES[:3])
+    assert len(done) == 4, "only while it embeds a stream"
+
+
 def test_blank_lines_and_cut_texts_are_counted(encoder, caplog):
     chunks = list(embed_chunks(encoder, [["Иван ждёт.", ""], ["  ", "дом " * 40]]))
     assert [chunk.shape for chunk in chunks] == [(2, DIM)] * 2 and all(np.isfinite(chunk).all() for chunk in chunks)

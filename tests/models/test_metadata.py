@@ -37,3 +37,25 @@ def test_no_value_breaks_the_tables_of_the_card(checkpoint):
     rows = [line for line in card.split("\n") if "today" in line]
     assert len(rows) == 2 and all(row.startswith("| ") and row.endswith(" |") and row.count(" | ") == 1 for row in rows)
     assert "\x1b" not in card
+
+
+@pytest.mark.parametrize(
+    ("folder", "card", "title"),
+    [
+        ("encoders/model", "---\n# about the tags\ntags: []\n---\n\n# all-MiniLM-L6-v2\nThis is ...\n", "all-MiniLM-L6-v2"),
+        ("my-encoder", "---\ntags: []\n---\n\n# SentenceTransformer based on intfloat/e5-small\n", "intfloat/e5-small"),
+        ("my-encoder", "# SentenceTransformer based on /home/anna/base\n", "base"),
+        ("my-encoder", "# SentenceTransformer\n", "my-encoder"),
+        ("my-encoder", None, "my-encoder"),
+        ("hub/models--sentence-transformers--LaBSE/snapshots/83d1c1", "# A | B\x1b\n", "A \\| B "),
+        ("hub/models--sentence-transformers--LaBSE/snapshots/83d1c1", None, "sentence-transformers/LaBSE"),
+    ],
+)
+def test_the_card_names_the_encoder_not_its_folder(checkpoint, tmp_path, folder, card, title):
+    info, path = read_info(checkpoint), tmp_path / folder
+    path.mkdir(parents=True)
+    if card is not None:
+        (path / "README.md").write_text(card)
+    text = model_card(info.model_copy(update={"encoder": info.encoder.model_copy(update={"name": str(path)})}))
+    assert f"| vectors | {title}: 16 dimensions |" in text and f"# Text from sentence vectors of {title}\n" in text
+    assert str(tmp_path) not in text

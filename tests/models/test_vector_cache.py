@@ -72,7 +72,7 @@ def test_messages_and_the_bar_name_the_texts(tmp_path, caplog):
     assert "to embed the rest of the words, run the same command again" in caplog.text
     cached_vectors(SENTENCES[:40], Fake(), str(tmp_path), "words", track)
     assert "embedding 10 words" in caplog.text and "embedded 40 words; cached in" in caplog.text
-    assert tracked == [["embedding words", 40, 0, 30], ["embedding words", 40, 30, 10]]
+    assert tracked == [["embedding words", 40, 30], ["embedding words", 10, 10]], "a resumed run counts its own rows"
 
 
 def test_an_interrupted_embedding_continues(tmp_path, vectors, caplog):
@@ -84,7 +84,11 @@ def test_an_interrupted_embedding_continues(tmp_path, vectors, caplog):
     interrupted.limit = 70
     with pytest.raises(KeyboardInterrupt):
         vectors(interrupted)
-    assert not path.exists() and "finished rows are kept; to embed the rest of the texts, run the same command again" in caplog.text
+    assert (
+        not path.exists()
+        and "stopped after 60 of 100 rows; finished rows are kept; to embed the rest of the texts, run the same command again"
+        in caplog.text
+    )
     np.testing.assert_array_equal(vectors(resumed), whole)
     assert interrupted.texts == SENTENCES[:60] and resumed.texts == SENTENCES[60:]
     assert path.read_bytes() == complete

@@ -30,7 +30,7 @@ def test_decode(v2t, checkpoint, encoder, tmp_path, options):
     with stopping(6):
         result = v2t(*decoding(checkpoint, *options))
     assert result.exit_code == 130
-    assert "out.txt: finished rows are kept; to continue, run the same command with --resume" in result.stderr
+    assert "out.txt: stopped after 4 of 10 rows; finished rows are kept; to continue, run the same command with --resume" in result.stderr
     assert not (tmp_path / "out.txt").exists()
     result = v2t(*decoding(checkpoint, *options), "--seed", "6", "--resume")
     assert result.exit_code == 2 and "seed (was " in result.stderr and "now 6); --overwrite starts over" in result.stderr
@@ -86,14 +86,27 @@ def test_embed(v2t, labse, texts_file, tmp_path, monkeypatch):
     assert v2t(*command).exit_code == 0
     whole = (tmp_path / "v.npy").read_bytes()
     (tmp_path / "v.npy").unlink()
+    with stopping(20):
+        assert "v.npy: stopped before any row was finished; nothing is kept" in v2t(*command).stderr
     with stopping(60):
-        assert v2t(*command).exit_code == 130
+        result = v2t(*command)
+    assert result.exit_code == 130 and "v.npy: stopped after 60 of 100 rows; finished rows are kept; to continue" in result.stderr
     result = v2t(*command, "--resume", "--set", "encoder.prompt=другое")
     assert result.exit_code == 2 and "prompt (was None, now другое)" in result.stderr
     result = v2t(*command, "--resume")
     assert result.exit_code == 0 and "60 of 100 rows are already done" in result.stderr
     assert (tmp_path / "v.npy").read_bytes() == whole
     assert os.listdir(tmp_path) == ["v.npy"]
+
+
+def test_an_interrupted_pipe_says_that_nothing_is_kept(v2t, labse, texts_file, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("v2t_cli.pipelines.embed.embed", interrupted)
+    result = v2t("embed", "-", "-o", "v.npy", "--encoder", labse, stdin=texts_file.read_bytes())
+    assert result.exit_code == 130 and "nothing is kept: only a run that reads a file and writes a file can be continued" in result.stderr
+    assert not os.listdir()
 
 
 def test_an_output_that_is_already_there(v2t, labse, texts_file, tmp_path):
@@ -155,4 +168,4 @@ def test_the_description_of_a_run_holds_no_text(v2t, checkpoint, tmp_path):
         v2t(*decoding(checkpoint, "--quality", "fast"))
     run = json.loads((tmp_path / ".out.txt.parts" / "run.json").read_text())
     assert run.keys() == {"size", "signature", "encoder", "sha256"}
-    assert run["size"] == 4 and run["signature"]["beams"] == 1 and run["encoder"] is None
+    assert run["size"] == 4 and run["signature"]["decode"]["beams"] == 1 and run["encoder"] is None

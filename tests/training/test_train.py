@@ -315,7 +315,7 @@ class TestOutputFolder:
         with pytest.raises(RequestError, match=r"other settings: seed \(was 0, now 5\), adapter.kind \(was linear, now mlp\); --overwrite"):
             train(other, resume=True)
         monkeypatch.setattr("v2t_cli.models.vector_cache.embed_chunks", None)  # refused before anything is embedded
-        with pytest.raises(RequestError, match=r"data.max_chars \(was 160, now 20\), texts \(was"):
+        with pytest.raises(RequestError, match=r"data.max_chars \(was 160, now 20\), the kept texts of data.texts \(was"):
             train(tiny_config(texts_file, labse, tmp_path / "out", "data.max_chars=20"), resume=True)
 
     def test_other_vectors_or_another_encoder_are_not_resumed(self, tmp_path, texts_file, labse):
@@ -324,7 +324,7 @@ class TestOutputFolder:
         np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(100, DIM)))
         config = self.begin(tmp_path, texts_file, "null", f"data.vectors={tmp_path / 'v.npy'}")
         np.save(tmp_path / "v.npy", np.random.default_rng(1).normal(size=(100, DIM)))
-        with pytest.raises(RequestError, match=r"other settings: vectors \(was"):
+        with pytest.raises(RequestError, match=r"other settings: the vectors of data.vectors \(was"):
             train(config, resume=True)
         with pytest.raises(RequestError, match=r"vectors \(was \w+, now None\)"):
             train(tiny_config(texts_file, labse, tmp_path / "out"), resume=True)
@@ -355,7 +355,7 @@ class TestOutputFolder:
         def changed(**settings):
             return config.model_copy(update={"train": config.train.model_copy(update=settings)})
 
-        with pytest.raises(RequestError, match=r"learning rates \(was \[0.001, .*\], now \[0.002, .*\]\), weight_decay"):
+        with pytest.raises(RequestError, match=r"train.learning_rate \(was 0.001, now 0.002\), train.weight_decay"):
             train(changed(learning_rate=2e-3, weight_decay=0.5), resume=True)
         assert train(changed(eval_steps=1, save_steps=2, samples=0), resume=True).finished
 

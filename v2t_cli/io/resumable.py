@@ -151,9 +151,20 @@ class ResumableLines:
             if error is not None and self._lock is not None:
                 if self._empty and self._processes.count == 1:
                     self._clear()
+                    if not isinstance(error, Exception):  # Ctrl-C and its like
+                        log.info(f"{self.output}: stopped before any row was finished; nothing is kept")
                 else:
-                    log.info(f"{self.output}: finished rows are kept; {self._hint}")
+                    log.info(f"{self.output}: {self._so_far()}finished rows are kept; {self._hint}")
                     self._lock.release()
+
+    def _so_far(self) -> str:
+        if self._processes.count > 1 or not self._size:  # others may still be writing
+            return ""
+        try:
+            kept = sum(stop - first for first, stop in self._done(self._rows, self._size))
+        except OSError:  # which ended this run, and was reported
+            return ""
+        return f"stopped after {kept:,} of {self._rows:,} rows; "
 
     def _clear(self) -> None:
         """Remove all parts; run.json first, because without it nothing counts as begun."""

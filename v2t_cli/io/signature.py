@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,16 +65,32 @@ class Signature(BaseModel):
     settings: dict[str, Any] = Field(alias="signature")
     encoder: EncoderIdentity | None = None
 
-    def check(self, now: Signature, where: str) -> None:
-        """Raise RequestError, with the differences, unless `now` continues the run of this signature."""
-        before, after = (flat(json.loads(json.dumps(it.settings))) for it in (self, now))  # as they come back from a file
+    def check(self, now: Signature, where: str, names: Mapping[str, str | tuple[str, ...]] = MappingProxyType({})) -> None:
+        """Raise RequestError, with the differences, unless `now` continues the run of this signature.
+
+        names: what the user knows a setting by; a tuple names the items of a list.
+        """
+        before, after = (_named(flat(json.loads(json.dumps(it.settings))), names) for it in (self, now))  # as they come from a file
         if not (self.encoder and now.encoder):
-            before, after = ({**it, "encoder": run.encoder and run.encoder.name} for it, run in ((before, self), (after, now)))
+            key = str(names.get("encoder", "encoder"))
+            before, after = ({**it, key: run.encoder and run.encoder.name} for it, run in ((before, self), (after, now)))
         if changed := [key for key in after | before if before.get(key) != after.get(key)]:
             differences = ", ".join(f"{key} (was {before.get(key)}, now {after.get(key)})" for key in changed)
             raise RequestError(f"{where}: the interrupted run had other settings: {differences}; --overwrite starts over")
         if self.encoder and now.encoder:
             self.encoder.check(now.encoder, f"the run in {where}")
+
+
+def _named(settings: dict[str, Any], names: Mapping[str, str | tuple[str, ...]]) -> dict[str, Any]:
+    """The settings by their names."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = names.get(key, key)
+        if isinstance(name, tuple):
+            out |= zip(name, value) if isinstance(value, list) else {key: value}
+        else:
+            out[name] = value
+    return out
 
 
 def flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -22,6 +22,7 @@ from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.atomic import replacing
+from v2t_cli.io.foreign import SNIFFED, refuse_foreign
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # fewer rows where vectors are wide
@@ -42,6 +43,15 @@ class Block(NamedTuple):
 def grid(rows: int, size: int) -> list[range]:
     """The row numbers 0 … rows-1, `size` at a time."""
     return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+def check_finite(vectors: np.ndarray, name: str, first: int = 0) -> None:
+    """Raise RequestError, naming the rows, for values that are not finite. vectors: float32; first: the number of the first row."""
+    bad = first + np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        more = f" and {len(bad) - 5} more of these {len(vectors)} rows" if len(bad) > 5 else ""
+        numbers = f"row {bad[0]} contains" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} contain"
+        raise RequestError(f"{name}: {numbers} NaN or infinity (as float32)")
 
 
 class VectorReader:
@@ -85,11 +95,7 @@ class VectorReader:
             self._check_size()
             with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is reported as that
                 vectors = np.array(self.array[rows.start : rows.stop], dtype=np.float32, order="C")
-            bad = rows.start + np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-            if len(bad):
-                more = f" and {len(bad) - 5} more of these {len(rows)} rows" if len(bad) > 5 else ""
-                numbers = f"row {bad[0]} contains" if len(bad) == 1 else f"rows {', '.join(map(str, bad[:5]))}{more} contain"
-                raise RequestError(f"{self.name}: {numbers} NaN or infinity (as float32)")
+            check_finite(vectors, self.name, rows.start)
             yield Block(rows.start, vectors)
 
     def digest(self, processes: Processes = ALONE) -> str:
@@ -143,8 +149,8 @@ def _opened(path: str) -> BinaryIO:
 
 def _copied(stream: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
     """A temporary file, which nobody else sees, with what the stream holds."""
-    begin = stream.read(len(npy.MAGIC_PREFIX))  # before more is copied: the stream may be endless
-    if begin != npy.MAGIC_PREFIX:
+    begin = stream.read(SNIFFED)  # before more is copied: the stream may be endless
+    if not begin.startswith(npy.MAGIC_PREFIX):
         _read_header(io.BytesIO(begin), name)
     temporary = stack.enter_context(tempfile.TemporaryFile())
     try:
@@ -159,8 +165,7 @@ def _copied(stream: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
 
 def _read_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether it is stored by columns, and type. Raises RequestError for what is not a .npy."""
-    if stream.read(2) == b"PK":
-        raise RequestError(f"{name}: is a .npz archive; expected a .npy. Save one of its arrays with np.save")
+    refuse_foreign(stream.read(SNIFFED), name)
     stream.seek(0)
     try:
         version = npy.read_magic(stream)

@@ -38,6 +38,12 @@ class Adapter(nn.Module):
     def match_scale(self, embedding_std: float) -> None:
         """Bring the output to the scale of the decoder's token embeddings, if the adapter can."""
 
+    @property
+    def training_length(self) -> float:
+        """The length of the training vectors, as a root mean square; 0 if they are unknown."""
+        varying = torch.where(self.scale == 1, 0, self.scale)  # 1 stands for a dimension that never varied
+        return float((self.mean.double().square() + varying.double().square()).sum().sqrt())
+
     def standardise(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.scale
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 
 from v2t_cli.core.config import EncoderConfig
-from v2t_cli.core.console import log
+from v2t_cli.core.console import Advance, log
 from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import ALONE, Processes
@@ -135,6 +136,15 @@ class SentenceTransformerEncoder:
             return [len(text.encode()) for text in texts]
         return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
 
+    @contextmanager
+    def counting(self, advance: Advance) -> Iterator[None]:
+        """Tell `advance` of each batch, as soon as the model has computed it."""
+        handle = self._model.register_forward_hook(lambda model, features, out: advance(len(out["sentence_embedding"])))
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def count_truncated(self, texts: list[str]) -> int:
         window: Any = self._model.max_seq_length
         # A token covers at least one byte, so only long texts need to be tokenized a second time.
@@ -156,14 +166,18 @@ def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:
     return SentenceTransformerEncoder(config, device)
 
 
-def embed(encoder: Encoder, texts: Iterable[str]) -> Iterator[np.ndarray]:
+def embed(encoder: Encoder, texts: Iterable[str], advance: Advance = lambda count: None) -> Iterator[np.ndarray]:
     """Yield float32 chunks of shape (at most 4096, dim) for a stream of texts. Blank and cut texts are counted and logged."""
     texts = iter(texts)
-    return embed_chunks(encoder, iter(lambda: list(islice(texts, CHUNK_TEXTS)), []))
+    return embed_chunks(encoder, iter(lambda: list(islice(texts, CHUNK_TEXTS)), []), advance=advance)
 
 
-def embed_chunks(encoder: Encoder, chunks: Iterable[list[str]], processes: Processes = ALONE) -> Iterator[np.ndarray]:
+def embed_chunks(
+    encoder: Encoder, chunks: Iterable[list[str]], processes: Processes = ALONE, advance: Advance = lambda count: None
+) -> Iterator[np.ndarray]:
     """Like `embed`, for texts that are already in chunks; each process may have some of them.
+
+    advance: told how many more texts are embedded; during a chunk too, where the encoder can tell.
 
     Raises V2TError if the encoder makes something other than numbers of a text.
     """
@@ -171,7 +185,13 @@ def embed_chunks(encoder: Encoder, chunks: Iterable[list[str]], processes: Proce
     for chunk in chunks:
         blank += sum(not text.strip() for text in chunk)
         cut += encoder.count_truncated(chunk)
-        yield _finite(encoder.encode(chunk), encoder.identity.name)
+        if isinstance(encoder, SentenceTransformerEncoder):  # a chunk may take it minutes
+            with encoder.counting(advance):
+                vectors = encoder.encode(chunk)
+        else:
+            vectors = encoder.encode(chunk)
+            advance(len(chunk))
+        yield _finite(vectors, encoder.identity.name)
     blank, cut = processes.total(blank, cut)
     if blank:
         log.warning(f"{blank:,} blank lines were embedded too")

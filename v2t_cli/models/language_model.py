@@ -28,11 +28,10 @@ def load_lm(config: DecoderConfig) -> tuple[Any, Any]:
 
     Raises RequestError if it cannot be loaded, takes no inputs_embeds, or is not causal.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    arguments = hub_arguments(config.model, config.revision, "decoder") | {"trust_remote_code": config.trust_remote_code}
+    tokenizer, arguments = open_tokenizer(config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model, **arguments)
         lm = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **arguments)
     except Exception as error:
         raise not_loadable(config.model, "decoder", arguments, error) from error
@@ -42,6 +41,17 @@ def load_lm(config: DecoderConfig) -> tuple[Any, Any]:
         raise RequestError(f"decoder '{config.model}': {type(lm).__name__} is not causal (tokens see later tokens); expected a causal LM")
     complete_tokenizer(lm, tokenizer)
     return lm, tokenizer
+
+
+def open_tokenizer(config: DecoderConfig) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer of a pretrained decoder, and the arguments that open the rest. Raises RequestError if it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    arguments = hub_arguments(config.model, config.revision, "decoder") | {"trust_remote_code": config.trust_remote_code}
+    try:
+        return AutoTokenizer.from_pretrained(config.model, **arguments), arguments
+    except Exception as error:
+        raise not_loadable(config.model, "decoder", arguments, error) from error
 
 
 def _is_causal(lm: Any) -> bool:

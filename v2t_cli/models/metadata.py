@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -156,14 +157,29 @@ def model_card(info: CheckpointInfo, pictured: bool = False) -> str:
 
     folder = PackageLoader("v2t_cli.models", ".")
     environment = Environment(loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters.update(cell=_cell, public=_public)
+    environment.filters.update(cell=_cell, public=_public, encoder=_encoder)
     kept = min(info.data.held_out, KEPT_HELD_OUT)
     return environment.get_template("card.md.jinja").render(info=info, picture=PICTURE if pictured else None, kept=kept)
 
 
 def _public(name: str) -> str:
-    """A model's name. Of a folder of the author's only the last part says something to the reader."""
+    """A model's name. Of a folder of the author's only the last part says something to the reader; the hub's cache has the name in it."""
+    for part in Path(name).parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
+def _encoder(name: str) -> str:
+    """An encoder's name: of a folder, what the card in it says."""
+    try:
+        card = (Path(name) / CARD).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return _public(name)
+    body = card.partition("\n---")[2] if card.startswith("---") else card
+    found = re.search(r"^# +(?:SentenceTransformer based on )?(\S.{0,99})$", body, re.MULTILINE)
+    title = found[1].strip() if found else "SentenceTransformer"
+    return _public(name if title == "SentenceTransformer" else title)
 
 
 def _cell(text: str) -> str:

@@ -65,12 +65,10 @@ def _embed_into(path: Path, described: Path, texts: list[str], encoder: Encoder,
         blocks = parts.begin(len(texts), CHUNK_TEXTS, signature)
         left = sum(map(len, blocks))
         log.info(f"embedding {left:,} {what}")
-        with track(f"embedding {what}", len(texts)) as advance:
-            advance(len(texts) - left)
-            chunks = embed_chunks(encoder, (texts[block.start : block.stop] for block in blocks))
+        with track(f"embedding {what}", left) as advance:
+            chunks = embed_chunks(encoder, (texts[block.start : block.stop] for block in blocks), advance=advance)
             for vectors, block in zip(chunks, blocks):  # in this order, so that `chunks` runs to its end and reports cut texts
                 parts.write_vectors(block.start, vectors)
-                advance(len(block))
         with replacing(described) as stream:  # before the vectors are there: whatever ends this run, they are not embedded twice
             stream.write(sealed({**signature.model_dump(mode="json"), HASH: file_hash(parts.path)}))
         parts.finish()

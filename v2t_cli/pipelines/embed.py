@@ -6,6 +6,7 @@ from v2t_cli.core import console, streams
 from v2t_cli.core.config import Config
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import Processes, launched
+from v2t_cli.core.signals import Terminated
 from v2t_cli.io.atomic import refuse_input
 from v2t_cli.io.resumable import ResumableVectors, is_resumable
 from v2t_cli.io.signature import Signature
@@ -64,20 +65,26 @@ def _embed_in_parts(parts: ResumableVectors, texts: str, found: Fingerprint, enc
     settings = {"texts": found.sha256[:12], **encoder.identity.model_dump(include={"prompt", "normalize"})}
     blocks = parts.begin(found.lines, CHUNK_TEXTS, Signature(settings=settings, encoder=encoder.identity))
     with console.progress_bar("embedding", sum(map(len, blocks))) as advance:
-        for vectors, block in zip(embed_chunks(encoder, read_blocks(texts, blocks), processes), blocks):
+        for vectors, block in zip(embed_chunks(encoder, read_blocks(texts, blocks), processes, advance), blocks):
             if len(vectors) != len(block):
                 raise V2TError(f"{texts}: changed while it was being read")
             parts.write_vectors(block.start, vectors)
-            advance(len(block))
     parts.finish()
+    if not found.lines:
+        console.log.warning(f"{texts} is empty")
     return None if parts.untouched else found.lines
 
 
 def _embed_stream(texts: str, output: str, encoder: Encoder) -> int:
     written = 0
-    with write_vectors(output, encoder.identity.dim) as write, console.progress_bar("embedding", None) as advance:
-        for vectors in embed(encoder, read_lines(texts)):
-            write(vectors)
-            advance(len(vectors))
-            written += len(vectors)
+    try:
+        with write_vectors(output, encoder.identity.dim) as write, console.progress_bar("embedding", None) as advance:
+            for vectors in embed(encoder, read_lines(texts), advance):
+                write(vectors)
+                written += len(vectors)
+    except (KeyboardInterrupt, Terminated):
+        console.log.info("nothing is kept: only a run that reads a file and writes a file can be continued, with --resume")
+        raise
+    if not written:
+        console.log.warning(f"{'stdin' if texts == '-' else texts} is empty")
     return written

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from torch.distributed import default_pg_timeout
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from v2t_cli.core.config import Config
+from v2t_cli.core.config import Config, ScratchConfig
 from v2t_cli.core.console import log
 from v2t_cli.core.device import pick_device
 from v2t_cli.core.errors import RequestError
@@ -26,7 +26,7 @@ from v2t_cli.models.adapters import ADAPTERS, Adapter
 from v2t_cli.models.checkpoint import load_adapter
 from v2t_cli.models.encoder import Encoder, open_encoder
 from v2t_cli.models.inverter import Inverter
-from v2t_cli.models.language_model import load_lm, scratch_lm, set_dropout
+from v2t_cli.models.language_model import load_lm, open_tokenizer, scratch_lm, set_dropout
 from v2t_cli.models.metadata import TRACKED, CheckpointInfo, check_files, is_checkpoint, read_info
 from v2t_cli.training import state
 from v2t_cli.training.augment import Augmenter
@@ -42,13 +42,32 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 UNTRAINED_SCALE = 0.05
 
 
+# What a user knows the settings of a signature by; of a list, its items.
+_KEYS: dict[str, str | tuple[str, ...]] = {
+    "texts": "the kept texts of data.texts",
+    "vectors": "the vectors of data.vectors",
+    "encoder": "encoder.model",
+    "decoder": ("decoder.model", "decoder.revision"),
+    "batch": ("train.batch_size", "train.gradient_accumulation x processes"),
+    "learning rates": ("train.learning_rate", "train.adapter_learning_rate"),
+    **{key: f"data.{key}" for key in ("held_out", "augment")},
+    **{key: f"train.{key}" for key in ("weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
+    **{f"decoder.{key}": f"decoder.scratch.{key}" for key in ScratchConfig.model_fields},
+}
+
+
 def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
     """Make a run ready to train, at its beginning or where it stopped. Raises RequestError."""
     set_seed(config.seed)
+    if config.decoder.scratch is None and "model" not in config.decoder.model_fields_set:
+        log.info(
+            f"decoder: {config.decoder.model}, the default, a Russian GPT of 760M parameters; --set decoder.model=NAME chooses "
+            "another, --set decoder.scratch={} trains a small one from scratch, in the language of your texts"
+        )
     accelerator = open_accelerator(config)
     corpus = read_corpus(config.data, config.seed)
     # Opened before anything is embedded, so that a wrong name is reported at once.
-    encoder = open_encoder(config.encoder, str(accelerator.device)) if has_encoder(config) else None
+    encoder = _open_encoder(config, str(accelerator.device)) if has_encoder(config) else None
     if config.data.augment and encoder is None:
         raise RequestError(
             "data.augment embeds new texts, so it needs the encoder of data.vectors: name it as encoder.model, or with --encoder"
@@ -104,12 +123,25 @@ def open_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
+def _open_encoder(config: Config, device: str) -> Encoder:
+    """The encoder. If neither it nor the decoder can be opened, the error tells both."""
+    try:
+        return open_encoder(config.encoder, device)
+    except RequestError as of_encoder:
+        try:
+            if config.decoder.scratch is None:
+                open_tokenizer(config.decoder)
+        except RequestError as of_decoder:
+            raise RequestError(f"{of_encoder}; {of_decoder}") from None
+        raise
+
+
 def _open_progress(config: Config, signature: Signature, resume: bool) -> state.Progress:
     """The beginning of a run, or how far it was when it stopped, if it is the same one."""
     if not resume:
         return state.Progress(**dict(signature))
     progress = state.read_progress(Path(config.output))
-    progress.check(signature, config.output)
+    progress.check(signature, config.output, _KEYS)
     return progress
 
 

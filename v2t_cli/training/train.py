@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from v2t_cli.core.config import Config
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
+from v2t_cli.io.atomic import obstacle
 from v2t_cli.models.checkpoint import UNFINISHED
 from v2t_cli.models.metadata import LOG, RESUME, TRACKED, is_checkpoint
 from v2t_cli.training import state
@@ -41,9 +41,8 @@ def check_output(output: Path, resume: bool, overwrite: bool) -> bool:
     """Whether there is a run to resume, if that is wanted. Raises RequestError for a folder that would be damaged."""
     if resume and overwrite:
         raise RequestError("--resume and --overwrite exclude each other")
-    place = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise RequestError(f"{output}: cannot be created: {place} is {'not writable' if place.is_dir() else 'a file'}")
+    if why := obstacle(output):
+        raise RequestError(f"{output}: cannot be created: {why}")
     begun = state.has_state(output)
     if resume and begun:
         return True
