@@ -102,17 +102,35 @@ def test_audit(folder):
     embed(folder, "my store/a b.txt", "my store/a b.npy")
     shutil.copy(store / "a b.npy", store / "c.npy")
     head, *rows = shell(folder, "examples/audit.sh 'my store' report")
-    assert head.split("\t")[:4] == ["file", "rows", "surely read", "came near"] and rows == ["a b\t2\t2\t2\t0", "c\t2\t2\t2\t0"]
+    assert head.split("\t")[:4] == ["file", "rows", "surely read", "came near"] and rows == ["a b\t2\t2\t2\t0\t", "c\t2\t2\t2\t0\t"]
     assert {path.name for path in report.iterdir()} == {"a b.tsv", "a b.html", "a b.scores.txt", "c.tsv", "made-with.txt"}
     before = {path: path.stat().st_mtime_ns for path in report.iterdir()}
     np.save(store / "c.npy", np.load(store / "c.npy")[:1])  # newer than what was read from it
-    assert shell(folder, "examples/audit.sh 'my store' report")[1:] == ["a b\t2\t2\t2\t0", "c\t1\t1\t1\t0"]
+    assert shell(folder, "examples/audit.sh 'my store' report")[1:] == ["a b\t2\t2\t2\t0\t", "c\t1\t1\t1\t0\t"]
     assert all(path.stat().st_mtime_ns == before[path] for path in report.iterdir() if path.name not in ("c.tsv", "made-with.txt")), (
         "left alone"
     )
     done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder)
     assert done.returncode == 2 and "report: holds results of quality balanced, checkpoint" in done.stdout
     np.save(store / "b.npy", np.zeros((2, 3), np.float32))
-    done = bash("examples/audit.sh 'my store' report 2> err.txt", folder)
-    assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "vectors of 3 dimensions" in (folder / "err.txt").read_text()
+    (store / "c.txt").write_text("Чай?\nили\nкофе?\n", encoding="utf-8")
+    (store / "d.txt").write_text("Чай?\n", encoding="utf-8")
+    (store / "e.parquet").mkdir()
+    done = bash("EVAL=--redact examples/audit.sh 'my store' report", folder)
+    assert done.returncode == 2, "pages with other options are there"
+    done = bash("EVAL='--redact --no-noise' examples/audit.sh 'my store' other 2> err.txt", folder)
+    assert "<code>--no-noise</code>" in (folder / "other" / "a b.html").read_text(encoding="utf-8")
+    errors = (folder / "err.txt").read_text()
+    rows = [row.split("\t") for row in done.stdout.splitlines()[1:]]
+    assert done.returncode == 1 and "vectors of 3 dimensions" in errors and {len(row) for row in rows} == {6}
+    assert [(row[0], row[1], row[-1].partition(":")[0]) for row in rows] == [
+        ("a b", "2", ""),
+        ("b", "", "could not be read"),
+        ("c", "1", "no report"),
+        ("d.txt", "", "skipped"),
+        ("e.parquet", "", "skipped"),
+    ]
+    assert rows[1][-1].removeprefix("could not be read: ") in errors and "1 vectors for 3 texts" in rows[2][-1]
+    (folder / "empty").mkdir()
+    assert shell(folder, "examples/audit.sh empty none") == [head]
     assert bash("examples/audit.sh absent report", folder).returncode == 2

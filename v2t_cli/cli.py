@@ -183,6 +183,8 @@ def eval_command(
     train_texts: opt.BaselineOption = None,
     as_json: opt.JsonOption = False,
     report: opt.ReportOption = None,
+    noise: opt.NoiseOption = True,
+    redact: opt.RedactOption = False,
     quality: opt.QualityOption = None,
     encoder: opt.EncoderOption = None,
     device: opt.DeviceOption = None,
@@ -216,4 +218,4 @@ def eval_command(
     def show(result: Evaluation) -> None:
         print(to_json(result.as_dict()) if as_json else evaluation_tables(result), flush=True)
 
-    evaluate_files(folder, settings, show, texts, vectors, train_texts, named, report)
+    evaluate_files(folder, settings, show, texts, vectors, train_texts, named, report, noise, redact)

@@ -179,8 +179,14 @@ ReportOption = Annotated[
     _option(
         "--report",
         metavar="FILE.html",
-        help="Also write an HTML report on what the vectors give away. Takes longer: it decodes again with noise.",
+        help="Also write an HTML report on what the vectors give away.",
     ),
+]
+NoiseOption = Annotated[
+    bool, _flag("--noise/--no-noise", help="For the report, decode 100 texts four more times with noise on their vectors.")
+]
+RedactOption = Annotated[
+    bool, _flag("--redact", help="Mask names, numbers, dates, addresses and rare words in the texts that the report and the tables show.")
 ]
 
 

@@ -1,12 +1,15 @@
 """What an audit measures."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from tiny import SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.evaluation.audit import audit, neighbours_kept, outcomes, recalls, trust
+from v2t_cli.evaluation.audit import audit, decode_with_noise, neighbours_kept, outcomes, trust, word_recalls
+from v2t_cli.evaluation.entities import KINDS
 from v2t_cli.evaluation.evaluate import Sample, evaluate
 
 PAIRS = [
@@ -30,17 +33,15 @@ def test_texts_without_words_are_not_nearly_the_same():
 
 
 def test_recall_by_kind():
-    found = {recall.kind: (recall.recovered, recall.words) for recall in recalls(PAIRS)}
-    assert found["numbers"] == (1, 3), "3, 10 and 45"
-    assert found["names"] == (2, 2), "Пётр and Москву; the first word of a sentence has its capital anyway"
+    found = {recall.kind: (recall.recovered, recall.n) for recall in word_recalls(PAIRS)}
     assert found["all words"] == (4 + 5, 4 + 5 + 6 + 6)
-    known = {recall.kind: recall.words for recall in recalls(PAIRS, known=["в москву в москву в москву"])}
+    known = {recall.kind: recall.n for recall in word_recalls(PAIRS, known=["в москву в москву в москву"])}
     assert known["rare words"] == found["rare words"][1] - 2, "words of the training texts are not rare"
 
 
 def test_an_occurrence_is_recovered_once():
-    (words, *_) = recalls([Sample("да да да", "да", 0.5)])
-    assert (words.recovered, words.words) == (1, 3)
+    (words, *_) = word_recalls([Sample("да да да", "да", 0.5)])
+    assert (words.recovered, words.n) == (1, 3)
 
 
 def test_trust_counts_the_rows_at_or_above_a_cosine():
@@ -51,20 +52,35 @@ def test_trust_counts_the_rows_at_or_above_a_cosine():
 def test_noise_makes_decoding_and_search_worse(opened, encoder):
     vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, rounds=0)))
     evaluation = evaluate(opened, SENTENCES[:30], vectors, search)
-    findings = audit(opened, evaluation, vectors, search)
-    first, *_, last = findings.noise
+    steps: list[int] = []
+
+    @contextmanager
+    def track(description, total):
+        yield steps.append
+        assert sum(steps) == total == 4 * 30
+
+    first, *_, last = found = decode_with_noise(opened, evaluation.pairs, vectors, search, track=track)
     assert first.noise == 0 and first.exact_match == pytest.approx(evaluation.scores.exact_match) and first.texts == 30
+    assert first.interval[0] < first.exact_match <= first.interval[1]
     assert last.exact_match < first.exact_match and last.cosine < first.cosine and last.neighbours < first.neighbours == 1
+    again = decode_with_noise(opened, evaluation.pairs, vectors, search)
+    assert again == found, "the noise follows the seed"
+
+
+def test_the_best_and_the_worst(opened, encoder):
+    vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, rounds=0)))
+    findings = audit(evaluate(opened, SENTENCES[:30], vectors, search))
+    assert findings.noise is None, "not measured"
     assert [pair.cosine for pair in findings.worst] == sorted(pair.cosine for pair in findings.worst)
     assert findings.best[0].cosine >= findings.median[0].cosine >= findings.worst[0].cosine
-    again = audit(opened, evaluation, vectors, search)
-    assert again.noise == findings.noise, "the noise follows the seed"
+    assert [it.kind for it in findings.recalls] == [*KINDS, "all words", "rare words"]
 
 
 def test_an_audit_without_an_encoder(loaded, encoder):
     vectors, search = encoder.encode(SENTENCES[:8]), fit(loaded, resolve_search(DecodeConfig()))
-    findings = audit(loaded, evaluate(loaded, SENTENCES[:8], vectors, search), vectors, search)
-    assert findings.trust == [] and [it.cosine for it in findings.noise] == [None] * len(findings.noise)
+    evaluation = evaluate(loaded, SENTENCES[:8], vectors, search)
+    findings, noise = audit(evaluation), decode_with_noise(loaded, evaluation.pairs, vectors, search)
+    assert findings.trust == [] and [it.cosine for it in noise] == [None] * len(noise)
     assert sum(it.count for it in findings.outcomes) == 8
 
 

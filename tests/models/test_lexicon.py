@@ -21,11 +21,28 @@ def test_words_and_ends_of_texts():
 
 
 def test_a_word_is_written_as_it_is_most_often():
-    lexicon = Lexicon.of_texts(["Он — иван, Иван и Иван", "США, мы в США", "Нато и НАТО", "ДА ДА, да"])
+    lexicon = Lexicon.of_texts(["Он, иван, Иван и Иван", "США, мы в США", "Нато и нато", "ДА ДА, да"])
     assert [word for word in lexicon.words if len(word) > 2] == ["Иван", "США", "нато"], (
         "small where a sentence starts, unless all is large"
     )
     assert "ДА" in lexicon.words and len({word.lower() for word in lexicon.words}) == len(lexicon)
+
+
+def test_the_capital_that_begins_a_sentence_is_no_evidence():
+    texts = [
+        "Tom, hi. Where were you?",
+        "Tom is here",
+        "— Tom?",
+        "ask Tom",
+        "Hi. I know",
+        "I, too: Where?",
+        '"Where is it?" Too bad',
+        "Where",
+    ]
+    lexicon = Lexicon.of_texts(texts)
+    spelled = {word.lower(): (word, int(count)) for word, count in zip(lexicon.words, lexicon.counts)}
+    assert spelled["tom"] == ("Tom", 4) and spelled["where"] == ("where", 4) and spelled["hi"] == ("hi", 2)
+    assert Lexicon.of_texts(["Tom is", "so I", "I"]).words[:2] == ["I", "tom"], "nothing says that it is a name"
 
 
 @pytest.mark.parametrize(

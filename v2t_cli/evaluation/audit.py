@@ -14,7 +14,7 @@ from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.evaluation.evaluate import Evaluation, Sample
-from v2t_cli.evaluation.metrics import Interval, token_f1, wilson_interval
+from v2t_cli.evaluation.metrics import Interval, Recall, token_f1, wilson_interval
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
 
@@ -22,7 +22,7 @@ NEAR_F1 = 0.75  # of the words, at least: nearly the same text
 SAME_MEANING = 0.9  # cosine of the vectors, at least: the same meaning
 THRESHOLDS = (0.999, 0.99, 0.95, 0.9, 0.8)
 NOISE = (0.0, 0.1, 0.3, 0.6, 1.0)  # length of the noise, relative to the vector
-NOISE_TEXTS = 100
+NOISE_TEXTS, NOISE_BLOCK = 100, 20
 SEARCHED, NEIGHBOURS = 2000, 10
 RARE = 2  # occurrences of a rare word in all texts, at most
 PAIRS = 5
@@ -37,15 +37,6 @@ class Outcome:
     count: int
     fraction: float
     interval: Interval
-
-
-@dataclass
-class Recall:
-    """How many words of a kind are in the texts, and how many of them were recovered from the vectors."""
-
-    kind: str
-    words: int
-    recovered: int
 
 
 @dataclass
@@ -64,6 +55,7 @@ class NoiseResult:
     noise: float
     texts: int
     exact_match: float
+    interval: Interval  # of exact_match
     cosine: float | None  # of the decoded text with the clean vector
     neighbours: float | None  # fraction of the nearest clean vectors that a search still finds; None: too few texts
 
@@ -73,32 +65,23 @@ class Findings:
     """What the report shows besides the evaluation itself."""
 
     outcomes: list[Outcome]
-    recalls: list[Recall]
+    recalls: list[Recall]  # of entities and words
     trust: list[Trust]  # empty without an encoder
-    noise: list[NoiseResult]
     worst: list[Sample]
     median: list[Sample]
     best: list[Sample]
+    noise: list[NoiseResult] | None = None  # None: not measured, or not yet
 
 
-def audit(
-    checkpoint: Checkpoint,
-    evaluation: Evaluation,
-    vectors: np.ndarray,
-    search: FittedSearch,
-    known: Iterable[str] = (),
-    seed: int = 0,
-    track: Track = silent,
-) -> Findings:
-    """Analyse an evaluation. vectors: float32 (texts, dim), of its pairs; known: training texts, whose words are not rare."""
+def audit(evaluation: Evaluation, known: Iterable[str] = ()) -> Findings:
+    """Analyse an evaluation, but for the runs with noise. known: training texts, whose words are not rare."""
     pairs = evaluation.pairs
     ranked = sorted(pairs, key=_closeness)
     middle = max(0, len(ranked) // 2 - PAIRS // 2)
     return Findings(
         outcomes=outcomes(pairs),
-        recalls=recalls(pairs, known),
-        trust=[] if checkpoint.encoder is None else trust(pairs),
-        noise=decode_with_noise(checkpoint, pairs, vectors, search, seed, track),
+        recalls=[*evaluation.entities, *word_recalls(pairs, known)],
+        trust=[] if pairs[0].cosine is None else trust(pairs),
         worst=ranked[:PAIRS],
         median=ranked[middle : middle + PAIRS],
         best=ranked[::-1][:PAIRS],
@@ -125,38 +108,24 @@ def _kind(pair: Sample) -> str:
     return "in meaning" if pair.cosine is not None and pair.cosine >= SAME_MEANING else "not"
 
 
-def recalls(pairs: list[Sample], known: Iterable[str] = ()) -> list[Recall]:
-    """Recall of all words, numbers, names and rare words. Every occurrence counts; upper and lower case are the same."""
+def word_recalls(pairs: list[Sample], known: Iterable[str] = ()) -> list[Recall]:
+    """Recall of all words and of rare ones. Every occurrence counts; upper and lower case are the same."""
     often: Counter[str] = Counter()
     for text in (*(pair.source for pair in pairs), *known):
         often.update(_words(text))
     total: Counter[str] = Counter()
     found: Counter[str] = Counter()
     for pair in pairs:
-        there = Counter(_words(pair.text))
-        for kind, words in _kinds(pair.source, often).items():
-            wanted = Counter(words)
-            total[kind] += sum(wanted.values())
-            found[kind] += sum((wanted & there).values())
-    return [Recall(kind, total[kind], found[kind]) for kind in ("all words", "numbers", "names", "rare words")]
+        words, there = Counter(_words(pair.source)), Counter(_words(pair.text))
+        rare = Counter({word: count for word, count in words.items() if often[word] <= RARE})
+        for kind, wanted in (("all words", words), ("rare words", rare)):
+            total[kind] += wanted.total()
+            found[kind] += (wanted & there).total()
+    return [Recall.of(kind, total[kind], found[kind]) for kind in ("all words", "rare words")]
 
 
 def _words(text: str) -> list[str]:
     return WORD.findall(text.lower())
-
-
-def _kinds(text: str, often: Counter[str]) -> dict[str, list[str]]:
-    words = WORD.findall(text)
-    begins = {
-        match.start(1) for match in re.finditer(r"(?:^|[.!?…]\s+)\W*(\w)", text)
-    }  # first words of sentences, which have a capital anyway
-    names = [match.group() for match in WORD.finditer(text) if match.group()[0].isupper() and match.start() not in begins]
-    return {
-        "all words": [word.lower() for word in words],
-        "numbers": [word.lower() for word in words if any(letter.isdigit() for letter in word)],
-        "names": [word.lower() for word in names],
-        "rare words": [word.lower() for word in words if often[word.lower()] <= RARE],
-    }
 
 
 def trust(pairs: list[Sample]) -> list[Trust]:
@@ -169,9 +138,9 @@ def trust(pairs: list[Sample]) -> list[Trust]:
 
 
 def decode_with_noise(
-    checkpoint: Checkpoint, pairs: list[Sample], vectors: np.ndarray, search: FittedSearch, seed: int, track: Track
+    checkpoint: Checkpoint, pairs: list[Sample], vectors: np.ndarray, search: FittedSearch, seed: int = 0, track: Track = silent
 ) -> list[NoiseResult]:
-    """Decode some of the texts again, with Gaussian noise added to their vectors."""
+    """Decode some of the texts again, with Gaussian noise added to their vectors: float32 (len(pairs), dim)."""
     rng, encoder = np.random.default_rng(seed), checkpoint.encoder
     chosen = np.sort(rng.permutation(len(pairs))[:NOISE_TEXTS])
     clean, sources = vectors[chosen], [pairs[i].source for i in chosen]
@@ -182,12 +151,16 @@ def decode_with_noise(
         for noise in NOISE:
             noisy = (clean + noise * direction).astype(np.float32)
             texts = [pairs[i].text for i in chosen] if not noise else []
-            for row in decode(checkpoint, [Block(0, noisy)] if noise else [], search, seed, warn=False):
+            blocks = [Block(start, noisy[start : start + NOISE_BLOCK]) for start in range(0, len(noisy), NOISE_BLOCK)]  # for the progress
+            for row in decode(checkpoint, blocks if noise else [], search, seed, warn=False):
                 texts.append(row.best.text)
                 advance(1)
-            exact = float(np.mean([Sample(source, text, None).exact for source, text in zip(sources, texts)]))
+            exact = sum(Sample(source, text, None).exact for source, text in zip(sources, texts))
             cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
-            out.append(NoiseResult(noise, len(chosen), exact, cosine, neighbours_kept(vectors[:SEARCHED], noise, seed)))
+            kept = neighbours_kept(vectors[:SEARCHED], noise, seed)
+            out.append(NoiseResult(noise, len(chosen), exact / len(chosen), wilson_interval(exact, len(chosen)), cosine, kept))
+            if noise:
+                log.info(f"noise {noise:.0%}: {exact} of {len(chosen)} texts came back exactly")
     return out
 
 

@@ -17,7 +17,8 @@ from v2t_cli.core.similarity import row_cosine
 from v2t_cli.decoding.candidates import Row, SureWord
 from v2t_cli.decoding.decode import decode, to_scale
 from v2t_cli.decoding.search import FittedSearch
-from v2t_cli.evaluation.metrics import Interval, TextScores, comparable, ratio_interval, score_texts
+from v2t_cli.evaluation.entities import EntityFinder
+from v2t_cli.evaluation.metrics import Interval, Recall, TextScores, comparable, ratio_interval, score_texts
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import embed_all
@@ -86,6 +87,7 @@ class Evaluation:
     perplexity: float
     loss_interval: Interval
     scores: TextScores
+    entities: list[Recall]  # names, numbers, dates ... that came back; no names without a lexicon
     quality: str
     strategy: str
     milliseconds: float  # of decoding, per vector
@@ -145,6 +147,7 @@ def evaluate(
         perplexity=math.exp(min(loss, 700)),
         loss_interval=ratio_interval(losses, lengths),
         scores=score_texts(generated, texts, cosines),
+        entities=EntityFinder(checkpoint.lexicon).recalls(texts, generated),
         quality=search.quality,
         strategy=f"{search.strategy}, {search.beams} per vector" + _judged(search),
         milliseconds=milliseconds,

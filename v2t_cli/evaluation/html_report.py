@@ -15,25 +15,33 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from v2t_cli.core.one_line import to_line
+from v2t_cli.evaluation import redaction
 from v2t_cli.evaluation.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
 from v2t_cli.evaluation.evaluate import SURE_BANDS, Evaluation, Sample
+from v2t_cli.evaluation.metrics import Interval
 from v2t_cli.models.lexicon import WORD
 from v2t_cli.models.metadata import CheckpointInfo
 
-FEW = 10  # no recall is given for fewer words
+FEW = 10  # fewer rows do not show whether the cosine can be trusted
 SURE, UNSURE = SURE_BANDS[0], SURE_BANDS[2]  # probabilities from which, and below which, a word is marked
 INK = "#010203"  # placeholder in the plots for the colour of the page's text
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#2f9e77"  # readable on white and on black, distinct to most colour-blind readers
 
 
-def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, str]) -> str:
-    """The page as HTML. facts: the table "How this was measured", see report_facts."""
+def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, str], noise: bool = False, redacted: bool = False) -> str:
+    """The page as HTML.
+
+    facts: the table "How this was measured", see report_facts; noise: whether the runs with noise follow, if they are not among the
+    findings; redacted: whether the texts in the findings are masked.
+    """
     fraction = {it.how: it.fraction for it in findings.outcomes}
     template = _environment().get_template("html_report.html.jinja")
     return template.render(
         evaluation=evaluation,
         findings=findings,
         facts=facts,
+        noise_follows=noise,
+        redacted=redacted,
         exactly=fraction["exactly"],
         readable=fraction["exactly"] + fraction["nearly"],
         plots=_plots(evaluation, findings),
@@ -42,6 +50,7 @@ def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, 
             "near_f1": NEAR_F1,
             "neighbours": NEIGHBOURS,
             "rare": RARE,
+            "rarely": redaction.RARE,
             "same_meaning": SAME_MEANING,
             "sure": SURE,
             "unsure": UNSURE,
@@ -49,22 +58,26 @@ def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, 
     )
 
 
-def report_facts(evaluation: Evaluation, vectors: np.ndarray, folder: Path, info: CheckpointInfo, max_new_tokens: int) -> dict[str, str]:
+def report_facts(
+    evaluation: Evaluation, vectors: np.ndarray, folder: Path, info: CheckpointInfo, max_new_tokens: int, redacted: bool = False
+) -> dict[str, str]:
     """What the evaluation depends on, by name.
 
-    vectors: (texts, dim), as they were decoded; folder and info: of the checkpoint; max_new_tokens: the longest text it may write.
+    vectors: (texts, dim), as they were decoded; folder and info: of the checkpoint; max_new_tokens: the longest text it may write;
+    redacted: without paths, and without the hash of the texts, against which guesses can be checked.
     """
     texts = hashlib.sha256("".join(f"{pair.source}\n" for pair in evaluation.pairs).encode()).hexdigest()
     array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     scores = evaluation.scores
+    encoder = info.encoder.name if info.encoder else "unknown"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("v2t", "torch", "transformers")]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "checkpoint": str(folder),
-        "encoder of the vectors": f"{info.encoder.name if info.encoder else 'unknown'}, {info.dim} numbers",
+        "checkpoint": folder.name if redacted else str(folder),
+        "encoder of the vectors": f"{Path(encoder).name if redacted else encoder}, {info.dim} numbers",
         "search": f"quality {evaluation.quality}: {evaluation.strategy}; at most {max_new_tokens} tokens",
         "effort": f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts per vector",
-        "texts": f"{scores.n:,}, SHA-256 {texts[:16]}…",
+        "texts": f"{scores.n:,}" + ("" if redacted else f", SHA-256 {texts[:16]}…"),
         "vectors": f"SHA-256 {array[:16]}…",
         "BLEU, chrF, F1": f"{scores.bleu:.1f}, {scores.chrf:.1f}, {scores.token_f1:.3f}",
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
@@ -77,7 +90,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"percent": _percent, "thousands": "{:,}".format, "one_line": to_line, "marked": _marked}
+    environment.filters |= {"percent": _percent, "thousands": "{:,}".format, "interval": _interval, "one_line": to_line, "marked": _marked}
     return environment
 
 
@@ -98,9 +111,13 @@ def _percent(fraction: float) -> str:
     return f"{min(max(fraction, 0.001), 0.999):.1%}"
 
 
+def _interval(bounds: Interval) -> str:
+    return "{:.0%} to {:.0%}".format(*bounds)
+
+
 def _plots(evaluation: Evaluation, findings: Findings) -> dict[str, str]:
     """The three plots, as SVG."""
-    lengths, trust, noise = evaluation.by_words, findings.trust, findings.noise
+    lengths, trust, noise = evaluation.by_words, findings.trust, findings.noise or []
     return {
         "lengths": _plot(
             [f"{row.length}\n({row.n:,})" for row in lengths],
@@ -132,7 +149,7 @@ def _plot(ticks: Sequence[str], lines: Mapping[str, Sequence[float | None]], xla
     settings: Any = {"svg.hashsalt": "v2t", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     settings |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with style.context(["default", settings]):  # the user's own style may ask for what is not installed
-        figure = Figure(figsize=(5, 2.8), layout="constrained")  # small, so that letters stay readable on a phone
+        figure = Figure(figsize=(4.3, 2.9), layout="constrained")  # small, so that letters stay readable on a phone
         axes = figure.subplots()
         for (name, values), colour, marker in zip(lines.items(), (BLUE, ORANGE, GREEN), "os^"):
             known = [(place, value) for place, value in enumerate(values) if value is not None]

@@ -38,6 +38,24 @@ class TextScores:
     chrf_signature: str
 
 
+@dataclass
+class Recall:
+    """How many of the n words or entities of a kind came back from the vectors; fraction and 95 % interval from 0 to 1, None for n = 0.
+
+    The interval is Wilson's: it takes each for itself, although those of one text come back together more often.
+    """
+
+    kind: str
+    n: int
+    recovered: int
+    fraction: float | None
+    interval: Interval | None
+
+    @classmethod
+    def of(cls, kind: str, n: int, recovered: int) -> Recall:
+        return cls(kind, n, recovered, recovered / n if n else None, wilson_interval(recovered, n) if n else None)
+
+
 def score_texts(generated: list[str], references: list[str], cosines: np.ndarray | None, resamples: int = RESAMPLES) -> TextScores:
     """Compare texts with their references, both as `comparable` makes them.
 

@@ -63,6 +63,10 @@ def _scores(result: Evaluation) -> Table:
         interval = " - ".join(form.format(bound) for bound in result.scores.intervals.get(key, ()))
         nearest = [] if result.nearest is None else [_formatted(getattr(result.nearest, key), form)]
         table.add_row(name, _formatted(getattr(result.scores, key), form), interval, *nearest)
+        if key == "exact_match":
+            for it in result.entities:
+                if it.interval:
+                    table.add_row(f"  {it.kind}, of {it.n:,}", _formatted(it.fraction, form), " - ".join(map(form.format, it.interval)))
     if result.unknown_words is not None:
         table.add_row("unknown words in wrong texts", f"{result.unknown_words:.1%}")
     return table

@@ -16,6 +16,9 @@ WORD = re.compile(r"\w+")
 MAX_WORDS = 2**17  # the most frequent ones are kept
 MAX_LETTERS = 40  # of a word; what is longer is text in a script without blanks, or no word
 MAX_ENDS = 12
+LAST = "\U0010ffff"  # comes after every letter
+SENTENCE_ENDS = tuple(".!?…:;")
+OPENINGS = " \t\xa0-–—\"'«“„‘([*•"  # what may stand between them and the next word
 
 
 def text_end(text: str) -> str:
@@ -23,17 +26,26 @@ def text_end(text: str) -> str:
     return text[max((match.end() for match in WORD.finditer(text)), default=0) :]
 
 
+def begins_sentence(text: str, start: int) -> bool:
+    """Whether the word at `start` begins a sentence, or what follows a colon. There a capital letter tells nothing."""
+    before = text[max(0, start - 8) : start].rstrip(OPENINGS)
+    return not before or before.endswith(SENTENCE_ENDS)
+
+
 def inner_words(text: str) -> list[str]:
     """The words of a text as they look inside a sentence: without the capital that starts it."""
     words = WORD.findall(text)
-    if words and (len(words[0]) == 1 or words[0][1:].islower()):
-        small = words[0].lower()
-        words[0] = small if WORD.fullmatch(small) else words[0]  # a small "İ" is two characters, of which one is no letter
-    return words
+    return [_without_capital(words[0]), *words[1:]] if words else []
+
+
+def _without_capital(word: str) -> str:
+    """As inside a sentence; an abbreviation in capitals stays."""
+    small = word.lower() if len(word) == 1 or word[1:].islower() else word
+    return small if WORD.fullmatch(small) else word  # a small "İ" is two characters, of which one is no letter
 
 
 class Lexicon:
-    """Words, the most frequent first, each in its most frequent spelling; no two differ only by case.
+    """Words, the most frequent first, each in its most frequent spelling inside sentences; no two differ only by case.
 
     words, counts: how often each occurs, int64; ends: what follows the last word of a text, the most frequent first.
     """
@@ -45,15 +57,21 @@ class Lexicon:
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> Lexicon:
         spellings: Counter[str] = Counter()
+        totals: Counter[str] = Counter()
         ends: Counter[str] = Counter()
         for text in texts:
-            spellings.update(word for word in inner_words(text) if len(word) <= MAX_LETTERS)
+            for match in WORD.finditer(text):
+                word = inner = match.group()
+                if len(word) > MAX_LETTERS:
+                    continue
+                if begins_sentence(text, match.start()):
+                    inner = _without_capital(word)
+                spellings[inner] += inner == word  # a capital that was taken away leaves no evidence
+                totals[word.lower()] += 1
             ends[text_end(text).rstrip()] += 1  # a line of the file cannot end with "\r"
         by_word: defaultdict[str, list[str]] = defaultdict(list)
-        totals: Counter[str] = Counter()
-        for spelling, count in spellings.items():
+        for spelling in spellings:
             by_word[spelling.lower()].append(spelling)
-            totals[spelling.lower()] += count
         kept = totals.most_common(MAX_WORDS)
         words = [max(by_word[word], key=spellings.__getitem__) for word, _ in kept]
         return cls(words, [count for _, count in kept], ends.most_common(MAX_ENDS))

@@ -16,11 +16,10 @@ from os.path import commonprefix
 import numpy as np
 
 from v2t_cli.core.similarity import unit_rows
-from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.models.lexicon import LAST, Lexicon
 
 SHORTLIST = 1500, 500  # words for one text: near what it lacks to its vector, and the most frequent ones
 ROWS = 32  # shortlists made at once: each takes a float32 for each word of the lexicon
-LAST = "\U0010ffff"  # comes after every letter
 STEM = 3  # letters, at least, that the forms of a word share
 ENDING = 4  # letters, at most, by which an ending differs from another
 TAUGHT = 35_000  # the most frequent words teach how endings, and beginnings, alternate

@@ -15,10 +15,11 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import Processes, launched
 from v2t_cli.decoding.decode import check_width
 from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.evaluation.audit import audit
+from v2t_cli.evaluation.audit import audit, decode_with_noise
 from v2t_cli.evaluation.baseline import nearest_texts
 from v2t_cli.evaluation.evaluate import Evaluation, evaluate
 from v2t_cli.evaluation.html_report import html_report, report_facts
+from v2t_cli.evaluation.redaction import Redactor
 from v2t_cli.io.atomic import refuse_input, replacing
 from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import load_vectors
@@ -36,12 +37,15 @@ def evaluate_files(
     train_texts: str | None = None,
     encoder: str | None = None,
     report: Path | None = None,
+    noise: bool = True,
+    redact: bool = False,
 ) -> None:
     """Measure how much of the texts comes back from their vectors.
 
     show: called with the scores, on the main process, before the report is made. texts: one per line; None: those that the
     training held out. vectors: .npy, row i for line i; None: embedded. train_texts: for the baseline of copying. encoder: the
-    one that the user named. report: the HTML page to write.
+    one that the user named. report: the HTML page to write. noise: decode again with noise, for the page; it is written before, and
+    again at the end. redact: mask names, numbers and the like in all texts that are shown.
 
     Raises RequestError for files, checkpoints, encoders and settings that do not fit together.
     """
@@ -50,7 +54,8 @@ def evaluate_files(
     wanted, track = resolve_search(config.decode), console.progress_bar  # refuses wrong settings before anything is loaded
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
-        page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
+        first = stack.enter_context(ExitStack())
+        page = first.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if vectors else "required")
         search = fit(opened, wanted, config.data.cache, track)
         lines = list(read_lines(texts)) if texts else opened.held_out()
@@ -60,15 +65,21 @@ def evaluate_files(
         result = replace(evaluate(opened, lines, rows, search, config.eval.samples, config.seed, track, processes), nearest=nearest)
         if known is None:
             console.log.info("no baseline; --train-texts FILE adds one that copies the nearest training text")
+        redactor = Redactor(opened.lexicon) if redact else None
         if processes.is_main:
-            show(result)
-        if page:
-            words = set(known or []) - set(lines)
-            findings = audit(opened, result, rows, search, words, config.seed, track)
-            facts = report_facts(result, rows, opened.folder, opened.info, search.max_new_tokens)
-            page.write(html_report(result, findings, facts).encode())
-    if page:
-        console.log.info(f"{report}: written")
+            show(redactor.evaluation(result) if redactor else result)
+        if report and page:
+            findings = audit(result, set(known or []) - set(lines))
+            findings = redactor.findings(findings) if redactor else findings
+            facts = report_facts(result, rows, opened.folder, opened.info, search.max_new_tokens, redact)
+            page.write(html_report(result, findings, facts, noise, redact).encode())
+            first.close()
+            console.log.info(f"{report}: written" + ("; what noise does is added at the end (--no-noise leaves it out)" if noise else ""))
+            if noise:
+                findings = replace(findings, noise=decode_with_noise(opened, result.pairs, rows, search, config.seed, track))
+                with replacing(report) as again:
+                    again.write(html_report(result, findings, facts, redacted=redact).encode())
+                console.log.info(f"{report}: complete")
 
 
 def _vectors(checkpoint: Checkpoint, lines: list[str], path: str | None, processes: Processes) -> np.ndarray:
