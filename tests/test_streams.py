@@ -87,6 +87,7 @@ def test_texts_from_a_pipe_are_opened_once(shell, tmp_path):
 
 def test_pipes_cannot_be_read_twice(v2t, tmp_path):
     os.mkfifo(tmp_path / "p")
+    np.save(tmp_path / "v.npy", np.ones((1, DIM), np.float32))
     result = v2t("train", "--texts", tmp_path / "p", "--set", "data.vectors=v.npy")
     assert result.exit_code == 2 and "p: is a pipe; with data.vectors" in result.stderr
 

@@ -59,7 +59,7 @@ def test_sampling_with_another_batch_size_is_another_run(v2t, checkpoint, tmp_pa
     with stopping(6):
         assert v2t(*decoding(checkpoint, *sample)).exit_code == 130
     result = v2t(*decoding(checkpoint, *sample, "--batch-size", "3"), "--resume")
-    assert result.exit_code == 2 and "other settings: batch_size (was 4, now 3)" in result.stderr
+    assert result.exit_code == 2 and "other settings: decode.batch_size (was 4, now 3)" in result.stderr
     assert v2t(*decoding(checkpoint, *sample), "--resume").exit_code == 0
 
 

@@ -235,10 +235,10 @@ class TestVectorsOfANamedEncoder:
     def test_other_ones_resume_nothing(self, config, encoder, named):
         vectors, sets = encoder.encode(SENTENCES), () if named else ("encoder.model=null",)
         train(config(vectors, *sets), callbacks=stopping(3))
-        with pytest.raises(RequestError, match=r"the interrupted run had other settings: vectors \(was"):
+        with pytest.raises(RequestError, match=r"the interrupted run had other settings: the vectors of data.vectors \(was"):
             train(config(vectors * 1.001, *sets), resume=True)
         if not named:  # mean and deviation are the same
-            with pytest.raises(RequestError, match=r"the interrupted run had other settings: vectors \(was"):
+            with pytest.raises(RequestError, match=r"the interrupted run had other settings: the vectors of data.vectors \(was"):
                 train(config(vectors[::-1], *sets), resume=True)
         assert train(config(vectors, *sets), resume=True).finished
 

@@ -32,8 +32,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def no_nul_or_surrogate(cls, value: Any) -> Any:
-        if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
-            raise ValueError("contains a NUL character or half of a surrogate pair")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and ("\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)):
+                raise ValueError("contains a NUL character or half of a surrogate pair")
         return value
 
 
