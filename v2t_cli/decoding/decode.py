@@ -63,7 +63,7 @@ def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, A
 
     The batch size changes at most their last bits, except that sampling draws for a batch at a time, on its device.
     """
-    files = checkpoint.info.files or hashes_of(checkpoint.folder)
+    files = hashes_of(checkpoint.folder, checkpoint.info.files)  # also of those whose lines somebody removed
     digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes() + json.dumps(files, sort_keys=True).encode())
     sampled = search.strategy == "sample"
     settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=None if sampled else {"batch_size"})}

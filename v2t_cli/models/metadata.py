@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator, model_validator
@@ -13,7 +15,8 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line, to_line
 from v2t_cli.io.atomic import settle
 from v2t_cli.io.hashes import differing, file_hashes
-from v2t_cli.io.signature import MAX_DIM, EncoderIdentity
+from v2t_cli.io.signature import EncoderIdentity
+from v2t_cli.io.vectors import MAX_DIM
 
 FORMAT: Literal[1] = 1
 INFO, ADAPTER, HELD_OUT, LEXICON, CARD = "v2t.json", "adapter.safetensors", "held_out.txt", "lexicon.txt", "README.md"
@@ -130,10 +133,14 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise RequestError(f"{path}: not a valid {INFO}: {one_line(error)}") from None
 
 
-def hashes_of(folder: Path) -> dict[str, str]:
-    """The hashes of the files that belong to a checkpoint: all that decoding or evaluating reads, besides v2t.json."""
+def hashes_of(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """The hashes of the files that belong to a checkpoint: all that decoding or evaluating reads, besides v2t.json.
+
+    known: hashes that need not be computed again.
+    """
     kinds = {".safetensors", ".json", ".txt", ".model"}
-    return file_hashes(folder, (path.name for path in folder.iterdir() if path.suffix in kinds and path.name != INFO))
+    names = {path.name for path in folder.iterdir() if path.suffix in kinds and path.name != INFO}
+    return {**known, **file_hashes(folder, names - known.keys())}
 
 
 def check_files(folder: Path, info: CheckpointInfo, *names: str) -> None:
