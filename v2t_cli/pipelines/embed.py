@@ -70,8 +70,6 @@ def _embed_in_parts(parts: ResumableVectors, texts: str, found: Fingerprint, enc
                 raise V2TError(f"{texts}: changed while it was being read")
             parts.write_vectors(block.start, vectors)
     parts.finish()
-    if not found.lines:
-        console.log.warning(f"{texts} is empty")
     return None if parts.untouched else found.lines
 
 
@@ -85,6 +83,4 @@ def _embed_stream(texts: str, output: str, encoder: Encoder) -> int:
     except (KeyboardInterrupt, Terminated):
         console.log.info("nothing is kept: only a run that reads a file and writes a file can be continued, with --resume")
         raise
-    if not written:
-        console.log.warning(f"{'stdin' if texts == '-' else texts} is empty")
     return written
