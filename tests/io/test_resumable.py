@@ -422,6 +422,14 @@ def test_a_part_under_another_name_is_not_taken_for_other_rows(tmp_path, caplog)
     assert "row 3 is damaged; it is made again" in caplog.text
 
 
+def test_a_refused_run_is_not_told_to_continue(tmp_path, caplog):
+    interrupted(tmp_path / "out.txt", 4)
+    caplog.clear()
+    with pytest.raises(RequestError, match="other settings"), lines(tmp_path / "out.txt", resume=True) as out:
+        out.begin(10, 3, Signature(settings={"format": "another"}))
+    assert "run the same command" not in caplog.text
+
+
 def test_a_changed_description_of_the_run_is_refused(tmp_path):
     path = tmp_path / "out.txt"
     interrupted(path, 4)

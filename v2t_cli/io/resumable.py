@@ -154,11 +154,12 @@ class ResumableLines:
                     if not isinstance(error, Exception):  # Ctrl-C and its like
                         log.info(f"{self.output}: stopped before any row was finished; nothing is kept")
                 else:
-                    log.info(f"{self.output}: {self._so_far()}finished rows are kept; {self._hint}")
+                    if self._size:  # 0 if this run was refused: the same command would be refused again
+                        log.info(f"{self.output}: {self._so_far()}finished rows are kept; {self._hint}")
                     self._lock.release()
 
     def _so_far(self) -> str:
-        if self._processes.count > 1 or not self._size:  # others may still be writing
+        if self._processes.count > 1:  # others may still be writing
             return ""
         try:
             kept = sum(stop - first for first, stop in self._done(self._rows, self._size))
