@@ -31,6 +31,16 @@ def test_batches_and_chunks_change_nothing(labse, encoder, monkeypatch):
     np.testing.assert_allclose(embed_all(small, SENTENCES), encoder.encode(SENTENCES), atol=1e-5)
 
 
+def test_no_more_texts_than_a_batch_are_tokenized_at_once(labse, monkeypatch):
+    """The tokens of a chunk of long texts would take gigabytes."""
+    small, sizes = open_encoder(EncoderConfig(model=str(labse), batch_size=2), "cpu"), []
+    kind = type(small._model.tokenizer)
+    tokenize = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, texts, **settings: sizes.append(len(texts)) or tokenize(self, texts, **settings))
+    small.encode(SENTENCES[:7])
+    assert sizes and max(sizes) == 2
+
+
 def test_texts_are_streamed(encoder, monkeypatch):
     monkeypatch.setattr("v2t_cli.models.encoder.CHUNK_TEXTS", 10)
     read = []

@@ -134,7 +134,9 @@ class SentenceTransformerEncoder:
         texts, tokenizer = [f"{self._prompt or ''}{text}" for text in texts], self._model.tokenizer
         if not callable(tokenizer):
             return [len(text.encode()) for text in texts]
-        return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+        # In parts: all at once would take gigabytes where texts are long.
+        parts = (texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size))
+        return [len(ids) for part in parts for ids in tokenizer(part, truncation=False, verbose=False)["input_ids"]]
 
     @contextmanager
     def counting(self, advance: Advance) -> Iterator[None]:
@@ -149,9 +151,7 @@ class SentenceTransformerEncoder:
         window: Any = self._model.max_seq_length
         # A token covers at least one byte, so only long texts need to be tokenized a second time.
         long = [text for text in texts if window and len(f"{self._prompt or ''}{text}".encode()) + 8 > window]
-        # In parts: all at once would take gigabytes.
-        parts = (long[start : start + self._batch_size] for start in range(0, len(long), self._batch_size))
-        return sum(length > window for part in parts for length in self._lengths(part))
+        return sum(length > window for length in self._lengths(long))
 
 
 def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:
