@@ -9,7 +9,7 @@ import torch
 from tiny import DIM, SENTENCES, Counting, build_decoder, build_labse, tiny_config, without_hashes
 
 from v2t_cli.core.config import Config, DataConfig, DecodeConfig
-from v2t_cli.core.errors import RequestError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.models import checkpoint as module
 from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
@@ -84,6 +84,15 @@ class TestWords:
         np.testing.assert_array_equal(again.words.vectors, first.words.vectors)
         monkeypatch.setattr(module, "cached_vectors", None)
         again.open_words(2**17)  # nothing is read twice
+
+    @pytest.mark.parametrize("error", [V2TError("w.npy: No space left on device"), PermissionError(13, "Permission denied", "w.lock")])
+    def test_a_cache_that_cannot_be_written_keeps_nobody_from_decoding(self, opening, monkeypatch, caplog, error):
+        def refusing(*arguments):
+            raise error
+
+        monkeypatch.setattr(module, "cached_vectors", refusing)
+        checkpoint, embedded = opening(5)
+        assert len(checkpoint.words) == len(embedded) == 5 and "which the next run will have to do again" in caplog.text
 
     def test_the_most_frequent_ones(self, opening):
         checkpoint, embedded = opening(5)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from v2t_cli.core.config import Config
 from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.device import pick_device
-from v2t_cli.core.errors import RequestError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import move_in, set_mode, settle
 from v2t_cli.io.texts import read_lines
@@ -78,8 +78,8 @@ class Checkpoint:
         if self.words is None or len(self.words) != len(texts):
             try:
                 vectors = np.load(cached_vectors(texts, self.encoder, cache, "words", track)) if texts else embed_all(self.encoder, [])
-            except RequestError as error:  # a folder that cannot be written should not keep anybody from decoding
-                log.warning(f"{error}; embedding {len(texts):,} words, which the next run will have to do again")
+            except (V2TError, OSError) as error:  # a folder that cannot be written, or is full, should not keep anybody from decoding
+                log.warning(f"{one_line(error)}; embedding {len(texts):,} words, which the next run will have to do again")
                 vectors = embed_all(self.encoder, texts)
             self.words = Words(self.lexicon, vectors)
 
