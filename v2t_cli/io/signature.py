@@ -13,11 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.similarity import row_cosine
+from v2t_cli.io.vectors import MAX_DIM
 
 SAME_ENCODER = 0.999  # cosine of the probe vectors, at least
-
-
-MAX_DIM = 2**20  # far more than any encoder has; a damaged file may say 10^13
 
 
 class EncoderIdentity(BaseModel):

@@ -26,7 +26,7 @@ from v2t_cli.io.foreign import SNIFFED, refuse_foreign
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # fewer rows where vectors are wide
-MAX_DIM = 2**20  # wider ones are damage, and could exhaust memory
+MAX_DIM = 2**20  # far more than any encoder has: wider ones are damage, and could exhaust memory
 
 
 class Block(NamedTuple):
