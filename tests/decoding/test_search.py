@@ -53,6 +53,15 @@ def test_texts_are_no_longer_than_the_decoders_positions(opened, monkeypatch):
     assert fit(opened, resolved(max_new_tokens=10_000)).max_new_tokens == 10_000
 
 
+def test_texts_may_be_as_long_as_those_of_the_training(opened, monkeypatch):
+    """The end of longer ones would be missing without a word."""
+    monkeypatch.setattr(type(opened.inverter), "n_positions", None)
+    for longest, expected in ((20, 64), (90, 90)):
+        info = opened.info.model_copy(update={"lengths": opened.info.lengths.model_copy(update={"max_tokens": longest})})
+        assert fit(replace(opened, info=info), resolved()).max_new_tokens == expected
+        assert fit(replace(opened, info=info), resolved(max_new_tokens=30)).max_new_tokens == 30
+
+
 def test_only_a_search_that_corrects_opens_words(loaded, encoder, tmp_path):
     tracked = []
 

@@ -153,7 +153,7 @@ class DecodeConfig(Section):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(0.85, gt=0, le=1)
     top_k: int = Field(50, ge=0)
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1)
     batch_size: Literal["auto"] | int = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 

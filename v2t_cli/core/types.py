@@ -25,7 +25,7 @@ class DecodeSettings(TypedDict, total=False):
     temperature: float
     top_p: float
     top_k: int
-    max_new_tokens: int
+    max_new_tokens: int | None
     batch_size: Literal["auto"] | int
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from v2t_cli.core.one_line import to_row
-from v2t_cli.decoding.search import Search
+from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.models.inverter import Inverter
 
 
@@ -31,7 +31,7 @@ _Choose = Callable[[Tensor], Tensor]  # logits (rows, vocabulary) -> the tokens 
 
 
 @torch.inference_mode()
-def generate(inverter: Inverter, tokenizer: Any, vectors: Tensor, search: Search) -> list[list[Written]]:
+def generate(inverter: Inverter, tokenizer: Any, vectors: Tensor, search: FittedSearch) -> list[list[Written]]:
     """For each vector at most search.beams texts, the most probable first; sampled texts come in any order.
 
     vectors: (batch, dim) float32 on the inverter's device.
@@ -54,7 +54,7 @@ def _most_probable(count: int) -> _Choose:
     return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices
 
 
-def _draw(search: Search) -> _Choose:
+def _draw(search: FittedSearch) -> _Choose:
     warpers: Any = LogitsProcessorList([TemperatureLogitsWarper(search.temperature)])
     if search.top_k:
         warpers.append(TopKLogitsWarper(search.top_k))

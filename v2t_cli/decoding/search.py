@@ -20,6 +20,7 @@ PRESETS = {
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
 AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
+USUAL_TOKENS = 64  # that a text may have, unless decode.max_new_tokens says otherwise or the training texts were longer
 
 
 class Search(DecodeConfig):
@@ -37,6 +38,7 @@ class FittedSearch(Search):
     """A search as one checkpoint can do it on its device; `fit` makes it."""
 
     batch_size: int  # vectors
+    max_new_tokens: int
 
 
 def resolve_search(config: DecodeConfig) -> Search:
@@ -63,16 +65,18 @@ def resolve_search(config: DecodeConfig) -> Search:
 
 
 def fit(checkpoint: Checkpoint, search: Search, cache: str | None = None, track: Track = silent) -> FittedSearch:
-    """Fit a search to a checkpoint: texts no longer than its positions, batches that fit, no re-ranking without an encoder.
+    """Fit a search to a checkpoint: texts as long as its training's and no longer than its positions, batches that fit, no
+    re-ranking without an encoder.
 
     If the search corrects, the words of the checkpoint's lexicon are embedded, unless `cache`, a folder, holds their vectors.
     """
-    settings = search.model_dump()
+    longest = search.max_new_tokens or max(USUAL_TOKENS, checkpoint.info.lengths.max_tokens)
     limit = checkpoint.inverter.n_positions
     if limit is not None:  # past its positions a decoder fails with a bare IndexError
-        settings["max_new_tokens"] = min(search.max_new_tokens, limit)
+        longest = min(longest, limit)
+    settings = search.model_dump() | {"max_new_tokens": longest}
     if search.batch_size == "auto":
-        sequences = _auto_sequences(checkpoint.inverter, settings["max_new_tokens"])
+        sequences = _auto_sequences(checkpoint.inverter, longest)
         settings["batch_size"] = max(1, sequences // search.beams)
     if checkpoint.encoder is None:
         settings |= {"rerank": False, "rounds": 0}

@@ -20,7 +20,7 @@ from v2t_cli.core.config import Config, DecodeConfig
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import V2TError
 from v2t_cli.decoding.generate import generate
-from v2t_cli.decoding.search import resolve_search
+from v2t_cli.decoding.search import FittedSearch, resolve_search
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.models import metadata
 from v2t_cli.models.checkpoint import save_checkpoint
@@ -240,7 +240,8 @@ class Trainer:
         # The same ones each time, spread over the file, so that their progress can be watched.
         chosen = np.unique(np.linspace(0, len(held_out) - 1, count).round().astype(np.int64))
         vectors = held_out.tensors(chosen, tokenizer.pad_token_id, self.accelerator.device)[0]
-        search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=int(held_out.lengths.max())))
+        wanted = DecodeConfig(quality="fast", max_new_tokens=int(held_out.lengths.max()), batch_size=len(chosen))
+        search = FittedSearch(**resolve_search(wanted).model_dump())
         with self.accelerator.autocast():
             written = generate(self.models.inverter, tokenizer, vectors, search)
         return [(held_out.split.texts[i], of_vector[0].text) for i, of_vector in zip(chosen, written)]
