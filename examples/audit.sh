@@ -5,8 +5,8 @@
 #   CHECKPOINT=my-inverter QUALITY=best EVAL='--redact --no-noise' examples/audit.sh VECTORS/ REPORT/
 #
 # VECTORS/a.npy gives REPORT/a.tsv. With VECTORS/a.txt beside it (one true text per line) it also gives REPORT/a.html. Results are
-# kept unless the vectors are newer. After an interruption, run the same command again to continue. EVAL: more options of v2t eval;
-# --redact masks names and the like in the .html, not in the .tsv.
+# kept unless the vectors are newer. After an interruption, run the same command again to continue (a.html.unfinished is made
+# again: it lacks the runs with noise). EVAL: more options of v2t eval; --redact masks names and the like in the .html, not in the .tsv.
 #
 # stdout is a table with one line per file: its rows; rows that were surely read (cosine >= 0.999: almost surely exact); rows that
 # came near, including the sure ones (cosine >= 0.9: near in meaning); rows whose text holds a digit or an @; and a note if the file
@@ -60,8 +60,10 @@ for file in "$1"/*; do
   fi
   if [ -e "$texts" ] && { [ ! -e "$page" ] || [ "$texts" -nt "$page" ]; }; then
     # shellcheck disable=SC2086
-    noting "no report" v2t eval --checkpoint "$checkpoint" --texts "$texts" --vectors "$file" --quality "$quality" --report "$page" --quiet ${EVAL:-} \
-      > "$2/$name.scores.txt" || true
+    if noting "no report" v2t eval --checkpoint "$checkpoint" --texts "$texts" --vectors "$file" --quality "$quality" \
+      --report "$page.unfinished" --quiet ${EVAL:-} > "$2/$name.scores.txt"; then
+      mv "$page.unfinished" "$page"
+    fi
   fi
   # QUALITY=fast gives no cosine.
   awk -F '\t' -v name="$name" -v note="$note" 'NR > 1 { rows++; judged += $4 != ""; sure += $4 >= .999; near += $4 >= .9

@@ -1,7 +1,9 @@
 """The examples are run as their users run them, small."""
 
+import os
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -93,6 +95,27 @@ def test_paraphrase(folder):
     assert [row.split("\t") for row in shell(folder, command % 0.9)] == [row for row in rows if float(row[2]) >= 0.9]
     done = bash("examples/paraphrase.sh --help", folder)
     assert done.returncode == 2 and "| examples/paraphrase.sh" in done.stdout
+
+
+def test_an_audit_that_was_stopped_finishes_its_pages(tmp_path):
+    """v2t eval writes the page before the runs with noise, and again after them."""
+    for name in ("store", "bin"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "store" / "a.npy").write_text("")
+    (tmp_path / "store" / "a.txt").write_text("")
+    v2t = tmp_path / "bin" / "v2t"
+    v2t.write_text(
+        "#!/usr/bin/env bash\ncommand=$1\n"
+        "while [ $# -gt 0 ]; do case $1 in -o | --report) out=$2 ;; esac; shift; done\n"
+        'echo page > "$out"\n[ "$command" = decode ] || [ -e stopped ] || { touch stopped; exit 130; }\n'
+    )
+    v2t.chmod(0o755)
+    audit = ["bash", str(ROOT / "examples" / "audit.sh"), "store", "report"]
+    environment = {**os.environ, "PATH": f"{v2t.parent}{os.pathsep}{os.environ['PATH']}"}
+    codes = [subprocess.run(audit, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode]
+    assert not (tmp_path / "report" / "a.html").exists()
+    codes.append(subprocess.run(audit, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode)
+    assert codes == [130, 0] and {path.name for path in (tmp_path / "report").glob("*.html*")} == {"a.html"}
 
 
 def test_audit(folder):
