@@ -191,6 +191,11 @@ def test_texts_are_a_list(inverter, checkpoint):
     for function in (inverter.embed, inverter.evaluate, lambda texts: inverter.evaluate(["чай"], train_texts=texts), v2t_cli.embed):
         with pytest.raises(RequestError, match="expected a list of strings, got a single string"):
             function("Чай или кофе?")
+    for texts, message in ((None, "expected a list of strings, got NoneType"), (["чай", 1], r"texts\[1\]: expected a string, got int")):
+        with pytest.raises(RequestError, match=message):
+            inverter.embed(texts)
+    with pytest.raises(RequestError, match=r"vectors: expected numbers, got a name"):
+        inverter.decode("vectors.npy")
     with pytest.raises(RequestError, match=r"texts\[1\]: .*surrogates"):
         inverter.embed(["чай", "\ud800"])
     with pytest.raises(RequestError, match="eval.samples"):

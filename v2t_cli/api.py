@@ -177,6 +177,8 @@ class V2T:
 
     def _rows(self, vectors: Any, first: int = 0) -> Vectors:
         """float32 (rows, dim). first: the number of the first row, for errors."""
+        if isinstance(vectors, (str, PathLike)):
+            raise RequestError("vectors: expected numbers, got a name; numpy.load reads a .npy file")
         try:
             array = np.asarray(vectors)
             if array.dtype == object and any(map(np.ndim, array)):
@@ -237,13 +239,16 @@ def _settings(settings: DecodeSettings, seed: int = 0, samples: int = 0) -> Deco
 
 def _listed(texts: Iterable[str]) -> list[str]:
     """Raises RequestError for anything but a list of texts; a single string would pass as a list of letters."""
-    if isinstance(texts, str):
-        raise RequestError("texts: expected a list of strings, got a single string")
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        given = "a single string" if isinstance(texts, str) else type(texts).__name__
+        raise RequestError(f"texts: expected a list of strings, got {given}")
     texts = list(texts)
     for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise RequestError(f"texts[{i}]: expected a string, got {type(text).__name__}")
         try:
             text.encode()
-        except (AttributeError, UnicodeEncodeError) as error:
+        except UnicodeEncodeError as error:
             raise RequestError(f"texts[{i}]: {error}") from None
     return texts
 

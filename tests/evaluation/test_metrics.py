@@ -63,3 +63,9 @@ def test_blanks_at_the_ends_and_control_characters_do_not_count():
     """Decoded texts have none, so no decoder could write such a text."""
     scores = score_texts(["да", "нет же", "a"], [" да ", "нет\tже\x07", "b"], None, resamples=0)
     assert scores.exact_match == pytest.approx(2 / 3)
+
+
+def test_short_texts_that_are_right_have_full_bleu():
+    assert score_texts(["Да.", "Мы дома."], ["Да.", "Мы дома."], None, resamples=0).bleu == pytest.approx(100)
+    assert score_texts(["Да.", "Мы тут."], ["Да.", "Мы дома."], None, resamples=0).bleu < 80
+    assert "eff:no" in score_texts(["Мы давно уже дома."], ["Мы давно уже дома."], None).bleu_signature, "the usual BLEU elsewhere"

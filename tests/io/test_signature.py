@@ -20,7 +20,10 @@ def test_a_run_continues_itself():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 2}, r"out.txt: the interrupted run had other settings: seed \(was 1, now 2\); --overwrite starts over"),
+        (
+            {"seed": 2},
+            r"out.txt: the interrupted run had other settings: seed \(was 1, now 2\); change them back, or start over with --overwrite",
+        ),
         ({"adapter": {"kind": "mlp", "tokens": 2}}, r"settings: adapter.kind \(was linear, now mlp\);"),
         ({"rates": (1e-3, 3e-3)}, r"settings: rates \(was \[0.001, 0.002\], now \[0.001, 0.003\]\);"),
         ({"prompt": "q"}, r"settings: prompt \(was None, now q\);"),
@@ -68,7 +71,5 @@ def test_what_is_no_signature_raises_what_it_promises(stored):
 
 def test_widths_of_encoders_are_named():
     wide = EncoderIdentity(name="wide", dim=3, probe=[1.0, 0.0, 0.0])
-    with pytest.raises(
-        RequestError, match="'wide' does not match that of X, 'labse' .3 dimensions instead of 2.; use that one with --encoder"
-    ):
+    with pytest.raises(RequestError, match="'wide' does not match that of X, 'labse' .3 dimensions instead of 2.; use 'labse' instead"):
         ENCODER.check(wide, "X")

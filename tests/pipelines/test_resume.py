@@ -33,7 +33,11 @@ def test_decode(v2t, checkpoint, encoder, tmp_path, options):
     assert "out.txt: stopped after 4 of 10 rows; finished rows are kept; to continue, run the same command with --resume" in result.stderr
     assert not (tmp_path / "out.txt").exists()
     result = v2t(*decoding(checkpoint, *options), "--seed", "6", "--resume")
-    assert result.exit_code == 2 and "seed (was " in result.stderr and "now 6); --overwrite starts over" in result.stderr
+    assert (
+        result.exit_code == 2
+        and "seed (was " in result.stderr
+        and "now 6); change them back, or start over with --overwrite" in result.stderr
+    )
     result = v2t(*decoding(checkpoint, *options), "--resume")
     assert result.exit_code == 0 and "4 of 10 rows are already done" in result.stderr
     assert (tmp_path / "out.txt").read_bytes() == whole

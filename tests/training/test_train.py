@@ -312,7 +312,7 @@ class TestOutputFolder:
     def test_another_run_is_not_resumed(self, tmp_path, texts_file, labse, monkeypatch):
         self.begin(tmp_path, texts_file, labse)
         other = tiny_config(texts_file, labse, tmp_path / "out", "seed=5", "adapter.kind=mlp")
-        with pytest.raises(RequestError, match=r"other settings: seed \(was 0, now 5\), adapter.kind \(was linear, now mlp\); --overwrite"):
+        with pytest.raises(RequestError, match=r"other settings: seed \(was 0, now 5\), adapter.kind \(was linear, now mlp\); change"):
             train(other, resume=True)
         monkeypatch.setattr("v2t_cli.models.vector_cache.embed_chunks", None)  # refused before anything is embedded
         with pytest.raises(RequestError, match=r"data.max_chars \(was 160, now 20\), the kept texts of data.texts \(was"):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from v2t_cli import __version__
 from v2t_cli.core.one_line import to_line
 from v2t_cli.evaluation import redaction
 from v2t_cli.evaluation.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
@@ -70,7 +71,7 @@ def report_facts(
     array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     scores = evaluation.scores
     encoder = info.encoder.name if info.encoder else "unknown"
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("v2t", "torch", "transformers")]
+    versions = [f"v2t {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "checkpoint": folder.name if redacted else str(folder),

