@@ -172,7 +172,8 @@ def test_foreign_vectors_are_reported(loaded, target, caplog):
 @pytest.mark.parametrize("factor", [100, 0.001, 1e30])
 def test_vectors_of_another_length_are_brought_to_scale(opened, target, caplog, factor):
     expected = [row.best.text for row in decoded(opened, target, quality="balanced")]
-    assert not caplog.text
+    assert "WARNING" not in caplog.text
+    caplog.clear()  # whoever needs the words first embeds them, and says so
     scaled = (target.astype(np.float64) * factor).astype(np.float32)
     blocks = [Block(rows.start, scaled[rows.start : rows.stop]) for rows in grid(12, 5)]
     rows = list(decode(opened, blocks, search(opened, quality="balanced")))

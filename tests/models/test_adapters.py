@@ -40,3 +40,11 @@ def test_rounding_is_no_variation():
     adapter = Linear(3, 8, 1)
     adapter.set_statistics(torch.tensor([1e6, 1e6, 0.0]), torch.tensor([0.05, 1.0, 1e-3]))
     assert adapter.scale.tolist() == [1, 1, pytest.approx(1e-3)]
+
+
+@pytest.mark.parametrize("ones", [0, 5, 16])
+def test_the_length_of_standardised_vectors_is_unknown_rather_than_wrong(ones):
+    """Where the deviation is 1, it cannot be told from that of a dimension that never varied."""
+    adapter = ADAPTERS["linear"](16, 8, 1)
+    adapter.set_statistics(torch.full((16,), 1e-8), torch.where(torch.arange(16) < ones, 1.0, 1.0 - 2**-23))
+    assert adapter.training_length == (pytest.approx((16 - ones) ** 0.5) if ones < 16 else 0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from v2t_cli.core.errors import RequestError
 
 ROUNDING = 2**-23  # of a float32, relative to its value
+UNSURE = 3.0  # times the shortest length that the training vectors may have had, from which it is unknown
 
 
 class Adapter(nn.Module):
@@ -40,9 +41,11 @@ class Adapter(nn.Module):
 
     @property
     def training_length(self) -> float:
-        """The length of the training vectors, as a root mean square; 0 if they are unknown."""
-        varying = torch.where(self.scale == 1, 0, self.scale)  # 1 stands for a dimension that never varied
-        return float((self.mean.double().square() + varying.double().square()).sum().sqrt())
+        """The length of the training vectors, as a root mean square; 0 if it is unknown."""
+        mean, scale = self.mean.double(), self.scale.double()
+        # 1 stands for a dimension that never varied, but standardised vectors have a deviation of 1 too.
+        shortest, longest = (float(mean.square().add(part.square()).sum().sqrt()) for part in (torch.where(scale == 1, 0, scale), scale))
+        return shortest if longest <= UNSURE * shortest else 0.0
 
     def standardise(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.scale
