@@ -147,7 +147,7 @@ def test_sampling_is_that_of_the_command(inverter, checkpoint, v2t):
 def test_errors_of_an_iterator_name_the_row(inverter):
     with pytest.raises(RequestError, match="decode.beams"):
         inverter.decode_iter(iter([]), beams=0)
-    for bad, words in ((np.full(DIM, np.nan), "row 5 contains NaN"), (np.zeros(3), "row 5: vectors of 3 dimensions"), ("a", "could not")):
+    for bad, words in ((np.full(DIM, np.nan), "row 5 contains NaN"), (np.zeros(3), "row 5: vectors of 3 dimensions"), ("a", "got a name")):
         rows = inverter.decode_iter(iter([np.zeros((5, DIM)), bad]), quality="fast", batch_size=2)
         assert [next(rows).index for _ in range(4)] == [0, 1, 2, 3], "what came before it is decoded"
         with pytest.raises(RequestError, match=words):

@@ -92,7 +92,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
     path = tmp_path / "out.txt"
     interrupted(path, 4)
     other = Signature(settings={**SIGNATURE.settings, "vectors": "def"})
-    with pytest.raises(RequestError, match=r"out.txt: .*: vectors .was abc, now def.; --overwrite"), lines(path, resume=True) as out:
+    with pytest.raises(RequestError, match=r"out.txt: .*: vectors .was abc, now def.; change them back"), lines(path, resume=True) as out:
         out.begin(10, 3, other)
     with lines(path, resume=True) as out:
         assert out.begin(10, 3, SIGNATURE) == [range(3, 6), range(6, 9), range(9, 10)], "a refusal loses nothing"

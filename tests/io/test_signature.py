@@ -54,9 +54,9 @@ def test_the_encoder_must_stay():
     other = ENCODER.model_copy(update={"name": "other", "probe": [0.0, 1.0]})
     with pytest.raises(RequestError, match="encoder 'other' does not match that of the run in out.txt, 'labse' .probe cosine 0.000"):
         Signature(settings={}, encoder=ENCODER).check(Signature(settings={}, encoder=other), "out.txt")
-    with pytest.raises(RequestError, match="encoder .was labse, now None.; --overwrite"):
+    with pytest.raises(RequestError, match="encoder .was labse, now None.; change them back"):
         Signature(settings={}, encoder=ENCODER).check(Signature(settings={}), "out.txt")
-    with pytest.raises(RequestError, match="encoder .was None, now labse.; --overwrite"):
+    with pytest.raises(RequestError, match="encoder .was None, now labse.; change them back"):
         Signature(settings={}).check(Signature(settings={}, encoder=ENCODER), "out.txt")
 
 

@@ -2,6 +2,7 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny import DIM, SENTENCES, Counting, build_decoder, build_labse, tiny_conf
 from v2t_cli.core.config import Config, DataConfig, DecodeConfig
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import unit_rows
+from v2t_cli.io.hashes import file_hash
 from v2t_cli.models import checkpoint as module
 from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from v2t_cli.models.language_model import pad, tokenize
@@ -418,3 +420,17 @@ class TestOpeningWithAnEncoder:
         config = Config(decode=DecodeConfig(precision="bfloat16"))
         assert open_checkpoint(checkpoint, config, "cpu", use="none").inverter.lm.dtype == torch.bfloat16
         assert open_checkpoint(checkpoint, Config(), "cpu", use="none").inverter.lm.dtype == torch.float32
+
+
+def test_files_of_the_checkpoint_before_go(loaded, tmp_path):
+    folder = tmp_path / "again"
+    saving = partial(save_checkpoint, folder, loaded.inverter, loaded.tokenizer, loaded.info, loaded.held_out(), loaded.lexicon)
+    saving()
+    (folder / "added_tokens.json").write_text('{"<one more>": 999}', encoding="utf-8")  # of another kind of tokenizer
+    (folder / "mine.json").write_text("{}", encoding="utf-8")
+    info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))
+    info["files"]["added_tokens.json"] = file_hash(folder / "added_tokens.json")
+    (folder / "v2t.json").write_text(json.dumps(info), encoding="utf-8")
+    saving()
+    assert not (folder / "added_tokens.json").exists() and (folder / "mine.json").exists()
+    load_checkpoint(folder, CPU)

@@ -100,7 +100,7 @@ def test_embed(v2t, labse, texts_file, tmp_path, monkeypatch):
     whole = (tmp_path / "v.npy").read_bytes()
     (tmp_path / "v.npy").unlink()
     with stopping(20):
-        assert "v.npy: stopped before any row was finished; nothing is kept" in v2t(*command).stderr
+        assert "v.npy: stopped before the first block of rows was finished; nothing is kept" in v2t(*command).stderr
     with stopping(60):
         result = v2t(*command)
     assert result.exit_code == 130 and "v.npy: stopped after 60 of 100 rows; finished rows are kept; to continue" in result.stderr

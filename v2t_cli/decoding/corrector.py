@@ -236,5 +236,7 @@ class Corrector:
             best = [rows[number].best for number in edited]
             recased = recase([it.text for it in best], targets[edited], self.inverter, self.tokenizer, self.words.lexicon)
             for number, it, text, logprob in zip(edited, best, *recased):
+                if not math.isfinite(logprob):  # the text no longer fits the decoder
+                    continue
                 it.text, it.logprob = text, logprob
                 rows[number].candidates = [other for other in rows[number].candidates if other is it or other.text != text]

@@ -126,10 +126,18 @@ def save_checkpoint(
         (new / INFO).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for path in new.iterdir():
             set_mode(path, folder / path.name)
-        shards = {path.name for path in folder.glob("model*.safetensors*")}  # perhaps from an older, larger model
-        move_in(new, folder, gone=shards - {path.name for path in new.iterdir()})
+        before = {path.name for path in folder.glob("model*.safetensors*")} | _files_before(folder)
+        move_in(new, folder, gone=before - {path.name for path in new.iterdir()})
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _files_before(folder: Path) -> set[str]:
+    """The files of the checkpoint that stands there, such as those of another kind of tokenizer, which would be read with the new ones."""
+    try:
+        return set(read_info(folder).files)
+    except RequestError:  # there is none
+        return set()
 
 
 def _save_lm(lm: Any, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
