@@ -11,7 +11,7 @@ def found(tmp_path_factory, labse, texts_file, checkpoint):
     return scenes(tmp_path_factory.mktemp("damage"), labse, texts_file, checkpoint)
 
 
-@pytest.mark.parametrize("damages", [2, pytest.param(29, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damages", [2, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_is_told_or_does_not_matter(found, tmp_path, name, damages):
     outcomes = Outcomes(found[name], tmp_path, seed=damages)

@@ -73,14 +73,15 @@ WORKS = {
 
 
 @pytest.mark.parametrize("case", WORKS)
-def test_what_works(shell, tmp_path, case):
-    expected = shell("DECODE v.npy").stdout
+def test_what_works(shell, v2t, tmp_path, case):
+    expected = v2t("decode", "v.npy", "--quality", "fast", "--checkpoint", "ck").stdout
     done = shell(WORKS[case])
     assert done.returncode == 0 and expected and (tmp_path / "out.txt").read_text(encoding="utf-8") == expected, done.stderr
 
 
-def test_texts_from_a_pipe_are_opened_once(shell, tmp_path):
-    done = shell("EMBED t.txt -o a.npy && mkfifo p && (cat t.txt > p & EMBED p -o b.npy; wait) && EMBED <(cat t.txt) -o c.npy")
+def test_texts_from_a_pipe_are_opened_once(shell, v2t, tmp_path):
+    assert v2t("embed", "t.txt", "-o", "a.npy", "--checkpoint", "ck").exit_code == 0
+    done = shell("mkfifo p && (cat t.txt > p & EMBED p -o b.npy; wait) && EMBED <(cat t.txt) -o c.npy")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes() == (tmp_path / "c.npy").read_bytes()
 
