@@ -26,7 +26,10 @@ def ignores_case(encoder: Encoder) -> bool:
 
 
 def recase(texts: list[str], targets: Tensor, inverter: Inverter, tokenizer: Any, lexicon: Lexicon) -> tuple[list[str], list[float]]:
-    """The texts in their most probable case, and the log-probabilities of these, in nats. targets: (len(texts), dim)."""
+    """The texts in their most probable case, and the log-probabilities of these, in nats; -inf for a text too long for the decoder.
+
+    targets: (len(texts), dim).
+    """
     best = list(texts)
     logprobs = [-np.inf] * len(texts)
     moved = list(range(len(texts)))

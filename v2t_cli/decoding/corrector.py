@@ -11,7 +11,7 @@ log-probability, and shuns words that do not exist.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from itertools import chain
@@ -47,15 +47,15 @@ CONCLUDED = 8  # texts whose log-probability decides in the end, at most
 class _Search:
     """The search for one vector: its candidates, nearest first; the log-probability of new ones is nan until the end.
 
-    explored: cosines and texts, the nearest of those that were embedded; edited: how often each text was edited; seen: texts, in
-    lower case if the encoder ignores case.
+    explored: cosines and texts, the nearest of those that were embedded; edited: how often each text was edited; key: what the
+    encoder sees of a text; seen: the keys of what was embedded.
     """
 
     candidates: list[Candidate]
     wanted: Wanted
     explored: list[tuple[float, str]]
+    key: Callable[[str], str]
     seen: set[str]
-    ignores_case: bool
     edited: dict[str, int] = field(default_factory=dict)
     calls: int = 0
 
@@ -67,7 +67,7 @@ class _Search:
             if len(texts) >= limit:
                 break
             edited = apply(text, it)
-            key = edited.lower() if self.ignores_case else edited
+            key = self.key(edited)
             if edited and key not in self.seen:
                 self.seen.add(key)
                 kept.append(it)
@@ -119,9 +119,8 @@ class Corrector:
             known = [place for place in map(self.words.place, borrowed) if place is not None]
             candidates = sorted(row.candidates, key=self.ranking.by_cosine)
             explored = [(it.nearness, it.text) for it in candidates]
-            seen = {it.text.lower() if self.ignores_case else it.text for it in candidates}
-            wanted = Wanted(target, borrowed, np.array(known, dtype=np.int64))
-            out.append(_Search(candidates, wanted, explored, seen, self.ignores_case))
+            wanted, key = Wanted(target, borrowed, np.array(known, dtype=np.int64)), str.lower if self.ignores_case else str
+            out.append(_Search(candidates, wanted, explored, key, {key(it.text) for it in candidates}))
         return out
 
     def _choose(self, number: int, row: _Search) -> list[_Task]:

@@ -120,10 +120,10 @@ class SentenceTransformerEncoder:
 
     def _batches(self, texts: list[str]) -> Iterator[list[int]]:
         """The positions of the texts in batches of similar lengths: encode itself sorts by characters, and counts only texts."""
-        lengths, batch = self._lengths(texts), list[int]()
+        lengths, batch, on_cpu = self._lengths(texts), list[int](), self._model.device.type == "cpu"
         for i in np.argsort(lengths, kind="stable").tolist():
-            full = len(batch) * lengths[i] >= CPU_TOKENS if self._model.device.type == "cpu" else False
-            if batch and (full or len(batch) == self._batch_size):
+            full = len(batch) == self._batch_size or (on_cpu and len(batch) * lengths[i] >= CPU_TOKENS)
+            if batch and full:
                 yield batch
                 batch = []
             batch.append(i)
