@@ -140,9 +140,7 @@ class V2T:
                 first += len(batch)
 
         with track("decoding", total) as advance:
-            for row in decode_blocks(self._checkpoint, blocks(), search, seed):
-                advance(1)
-                yield row
+            yield from decode_blocks(self._checkpoint, blocks(), search, seed, advance=advance)
 
     def _stream(self, vectors: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
         """The single rows of vectors and blocks, checked as they come."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from v2t_cli.core.console import log
+from v2t_cli.core.console import Advance, log
 from v2t_cli.core.device import free_memory, out_of_memory, to_device
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import ALONE, Processes
@@ -77,11 +77,13 @@ def decode(
     seed: int = 0,
     processes: Processes = ALONE,
     warn: bool = True,
+    advance: Advance = lambda count: None,
 ) -> Iterator[Row]:
     """Yield a Row for each vector, in order. Without an encoder every cosine is None.
 
     blocks: vectors (rows, dim); each process may have some of them. search: as `fit` gives it. seed: of sampling, whose draws
-    also depend on where blocks begin and on the batch size. warn: whether to log what is unusual about the vectors.
+    also depend on where blocks begin and on the batch size. warn: whether to log what is unusual about the vectors. advance: told how
+    many more rows are decoded, a batch at a time: told row by row, the first of a batch would seem to have taken all its time.
 
     Raises V2TError if the decoder computes something other than numbers.
     """
@@ -102,7 +104,9 @@ def decode(
             torch.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
 
         def run(part: slice, vectors: np.ndarray = vectors) -> list[Row]:
-            return _decode_batch(checkpoint, corrector, vectors[part], search)
+            rows = _decode_batch(checkpoint, corrector, vectors[part], search)
+            advance(len(rows))
+            return rows
 
         for index, row in enumerate(batches.map(run, len(vectors)), first):
             # Without their vectors: each is a view that keeps those of the whole batch in memory.

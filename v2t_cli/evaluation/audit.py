@@ -152,9 +152,8 @@ def decode_with_noise(
             noisy = (clean + noise * direction).astype(np.float32)
             texts = [pairs[i].text for i in chosen] if not noise else []
             blocks = [Block(start, noisy[start : start + NOISE_BLOCK]) for start in range(0, len(noisy), NOISE_BLOCK)]  # for the progress
-            for row in decode(checkpoint, blocks if noise else [], search, seed, warn=False):
+            for row in decode(checkpoint, blocks if noise else [], search, seed, warn=False, advance=advance):
                 texts.append(row.best.text)
-                advance(1)
             exact = sum(Sample(source, text, None).exact for source, text in zip(sources, texts))
             cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
             kept = neighbours_kept(vectors[:SEARCHED], noise, seed)

@@ -198,9 +198,10 @@ def _timed_rows(
     rows = []
     start = time.perf_counter()
     with track("decoding", sum(map(len, blocks))) as advance:
-        for row in decode(checkpoint, (Block(it.start, vectors[it.start : it.stop]) for it in blocks), search, seed, processes):
+        for row in decode(
+            checkpoint, (Block(it.start, vectors[it.start : it.stop]) for it in blocks), search, seed, processes, advance=advance
+        ):
             rows.append(row)
-            advance(1)
     rows = processes.gather(rows)
     return rows, 1000 * (time.perf_counter() - start) / len(vectors)
 

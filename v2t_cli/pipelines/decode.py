@@ -62,9 +62,8 @@ def decode_file(
         # On a terminal the rows themselves show the progress.
         track = console.silent if on_terminal else console.progress_bar
         advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
-        for row in decode(opened, reader.blocks(blocks), fitted, config.seed, processes):
+        for row in decode(opened, reader.blocks(blocks), fitted, config.seed, processes, advance=advance):
             out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
-            advance(1)
         out.finish()
 
 
