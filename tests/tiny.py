@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from v2t_cli.core.config import Config, DecoderConfig, load_config
 from v2t_cli.models.adapters import ADAPTERS
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import load_lm, pad, tokenize
 
@@ -137,7 +138,7 @@ def assert_same_weights(one, two, **tolerance):
         torch.testing.assert_close(left[name], right[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-class Counting:
+class Counting(Encoder):
     """An encoder that counts what it is asked."""
 
     def __init__(self, encoder):

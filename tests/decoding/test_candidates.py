@@ -54,9 +54,9 @@ def test_reranked_candidates_carry_their_own_vectors(encoder):
 def test_equal_texts_are_embedded_once(encoder):
     counting = Counting(encoder)
     texts = [SENTENCES[0], SENTENCES[1], SENTENCES[0]]
-    np.testing.assert_allclose(embed_unique(counting, texts), encoder.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(embed_unique(counting.encode, texts), encoder.encode(texts), atol=1e-5)
     assert counting.texts == SENTENCES[:2]
-    assert embed_unique(counting, []).shape == (0, encoder.identity.dim)
+    assert embed_unique(counting.encode, []).shape == (0, encoder.identity.dim)
 
 
 def test_the_best_candidate_is_the_first():

@@ -10,12 +10,13 @@ from v2t_cli.decoding.candidates import Candidate, Row, rerank
 from v2t_cli.decoding.casing import ignores_case, recase
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.inverter import log_likelihood
 from v2t_cli.models.language_model import tokenize
 from v2t_cli.models.lexicon import Lexicon
 
 
-class SeesCase:
+class SeesCase(Encoder):
     def __init__(self, identity):
         self.identity = identity
 

@@ -18,6 +18,7 @@ from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.decoding.tokens import TokenEditor
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import load_checkpoint
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.inverter import log_likelihood
 from v2t_cli.models.language_model import tokenize
 from v2t_cli.models.lexicon import Lexicon
@@ -26,7 +27,7 @@ from v2t_cli.models.words import Words
 TRUTH = "Мой брат ищет ключи в саду."
 
 
-class Bag:
+class Bag(Encoder):
     """An encoder that sees words, their beginnings, which neighbours they have, marks, and case; the tiny LaBSE is blind to case."""
 
     def __init__(self, identity):
@@ -46,6 +47,17 @@ class Bag:
 
     def count_truncated(self, texts):
         return 0
+
+
+class Drafting(Counting):
+    """An encoder whose drafts are wrong by a little."""
+
+    draft_error = 0.0002
+
+    def draft(self, texts):
+        vectors = self.encode(texts)
+        noise = np.random.default_rng(zlib.crc32("".join(texts).encode())).normal(size=vectors.shape)
+        return unit_rows(unit_rows(vectors) + 0.01 * noise / np.sqrt(DIM)).astype(np.float32)
 
 
 @pytest.fixture
@@ -107,6 +119,18 @@ def test_it_finds_the_text(counting, start):
     assert (row[0].text, before < 0.999999 <= row[0].cosine) == (TRUTH, True)
     assert len({candidate.text for candidate in row}) == len(row)
     assert calls == len(counting.encoder.texts), "what it reports is what it asked"
+
+
+@pytest.mark.parametrize("start", ["Мой брат ждёт ключи в саду.", "Мама ищет газету дома."])
+def test_drafts_guide_but_exact_vectors_decide(opened, start):
+    opened.open_words(2**17)
+    encoder = Drafting(opened.encoder)
+    row, calls, _ = corrected(replace(opened, encoder=encoder), [start], rounds=3)
+    assert calls == len(encoder.texts)
+    exact = unit_rows(opened.encoder.encode([it.text for it in row])) @ unit_rows(opened.encoder.encode([TRUTH]))[0]
+    np.testing.assert_allclose([it.cosine for it in row], exact, atol=1e-5)
+    if start.startswith("Мой"):
+        assert row[0].text == TRUTH
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def test_no_more_texts_than_a_batch_are_tokenized_at_once(labse, monkeypatch):
     assert sizes and max(sizes) == 2
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_drafts_are_as_good_as_they_say(labse, encoder, monkeypatch, fast):
+    monkeypatch.setattr("v2t_cli.models.encoder.has_fast_bfloat16", lambda device: fast)
+    drafting = open_encoder(EncoderConfig(model=str(labse)), "cpu")
+    drafts, exact = drafting.draft(SENTENCES), drafting.encode(SENTENCES)
+    assert drafts.dtype == np.float32 and (drafting.draft_error > 0) == fast
+    np.testing.assert_allclose(row_cosine(drafts, exact), 1, atol=drafting.draft_error + 1e-6)
+    assert np.array_equal(drafts, exact) != fast
+    np.testing.assert_allclose(exact, encoder.encode(SENTENCES), atol=1e-5, err_msg="a draft changes nothing for later vectors")
+
+
 def test_texts_are_streamed(encoder, monkeypatch):
     monkeypatch.setattr("v2t_cli.models.encoder.CHUNK_TEXTS", 10)
     read = []

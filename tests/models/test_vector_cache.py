@@ -8,10 +8,11 @@ from tiny import DIM, SENTENCES
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.io.vectors import map_vectors
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.vector_cache import cache_folder, cached_vectors
 
 
-class Fake:
+class Fake(Encoder):
     """An encoder whose vectors follow from the text's place in SENTENCES. It counts what it embeds, and may be interrupted."""
 
     def __init__(self, sign: int = 1, name: str = "fake", prompt: str | None = None):

@@ -16,13 +16,15 @@ from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import open_encoder
 from v2t_cli.models.metadata import read_info
 from v2t_cli.training.callbacks import Callbacks
+from v2t_cli.training.prepare import prepare
 from v2t_cli.training.schedule import Schedule
 from v2t_cli.training.train import train
 
 
-@pytest.mark.parametrize("augment", [0, 0.5])
-def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, augment):
-    sets = "train.dropout=0.1", f"data.augment={augment}"  # dropout, so that the random state matters too
+@pytest.mark.parametrize(("augment", "optimizer"), [(0, "adamw"), (0.5, "muon")])
+def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, augment, optimizer):
+    # With dropout, so that the random state matters too.
+    sets = "train.dropout=0.1", f"data.augment={augment}", f"train.optimizer={optimizer}"
     whole = tiny_config(texts_file, labse, tmp_path / "whole", *sets)
     parts = tiny_config(texts_file, labse, tmp_path / "parts", *sets)
     train(whole)
@@ -34,6 +36,14 @@ def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, augment):
     assert train(parts, resume=True).finished
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", rtol=0, atol=1e-6)
     assert read_info(tmp_path / "whole").held_out.loss == pytest.approx(read_info(tmp_path / "parts").held_out.loss, abs=1e-5)
+
+
+def test_muon_takes_the_inner_matrices(tmp_path, texts_file, labse):
+    models = prepare(tiny_config(texts_file, labse, tmp_path / "out", "train.optimizer=muon"), Callbacks(), resume=False).models
+    names = {weight: name for name, weight in models.inverter.named_parameters()}
+    rest, of_muon = ({names[weight] for group in each.param_groups for weight in group["params"]} for each in models.optimizers)
+    blocks = {f"lm.transformer.h.{i}.{name}.weight" for i in (0, 1) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    assert of_muon == blocks and rest == set(names.values()) - blocks
 
 
 def test_augmented_texts_are_others(tmp_path, texts_file, labse):
@@ -151,7 +161,7 @@ def test_learning_rate_rises_then_falls(tmp_path, texts_file, labse, monkeypatch
 
     def spy(self, fraction):
         out = real(self, fraction)
-        rates.append([group["lr"] for group in self.models.optimizer.param_groups])
+        rates.append([group["lr"] for group in self.models.optimizers[0].param_groups])
         return out
 
     monkeypatch.setattr(Trainer, "_step", spy)
@@ -367,7 +377,7 @@ class TestOutputFolder:
 
         def spy(run, fraction):
             out = real(run, fraction)
-            rates.append(run.models.optimizer.param_groups[0]["lr"] / 5e-4)
+            rates.append(run.models.optimizers[0].param_groups[0]["lr"] / 5e-4)
             return out
 
         monkeypatch.setattr(Trainer, "_step", spy)

@@ -112,6 +112,7 @@ class TrainConfig(Section):
     max_minutes: float | None = Field(None, gt=0)
     batch_size: int = Field(64, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float | None = Field(None, gt=0)
     adapter_learning_rate: float | None = Field(None, gt=0)
     weight_decay: float = Field(0.01, ge=0)

@@ -35,6 +35,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether this is a CPU with matrix units for bfloat16 (AMX); others compute float32 about as fast, or faster."""
+    import torch
+
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move a CPU tensor to the device. To a GPU the copy is asynchronous, from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def rerank(rows: list[Row], vectors: np.ndarray, encoder: Encoder, ranking: Rank
     """Re-embed the candidates of rows[i], compare them with vectors[i], and sort them. Equal texts are embedded once."""
     texts = [candidate.text for row in rows for candidate in row.candidates]
     owners = np.repeat(np.arange(len(rows)), [len(row.candidates) for row in rows])
-    embedded = embed_unique(encoder, texts)
+    embedded = embed_unique(encoder.encode, texts)
     found = zip(row_cosine(embedded, vectors[owners]).tolist(), embedded)
     for row in rows:
         for candidate in row.candidates:
@@ -95,7 +96,7 @@ def rerank(rows: list[Row], vectors: np.ndarray, encoder: Encoder, ranking: Rank
         ranking.sort(row.candidates)
 
 
-def embed_unique(encoder: Encoder, texts: list[str]) -> np.ndarray:
+def embed_unique(encode: Callable[[list[str]], np.ndarray], texts: list[str]) -> np.ndarray:
     """float32 (len(texts), dim): equal texts are embedded once."""
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    return encoder.encode(list(place))[[place[text] for text in texts]]
+    return encode(list(place))[[place[text] for text in texts]]

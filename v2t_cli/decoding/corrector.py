@@ -93,6 +93,7 @@ class Corrector:
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
         self.tokens = TokenEditor(inverter, tokenizer)
         self.ignores_case = ignores_case(encoder)
+        self._nearly_there = search.until_cosine - encoder.draft_error
 
     def correct(self, rows: list[Row], vectors: np.ndarray) -> None:
         """Add better texts to the re-embedded candidates of each row, rank them again, and say how sure the words are.
@@ -169,6 +170,7 @@ class Corrector:
                 for i in np.argsort(-cosines)[:KEPT]:
                     # A copy, because a view would keep the vectors of all texts in memory.
                     found.setdefault(task.row, []).append(Candidate(of_task[i], math.nan, float(cosines[i]), rows[i].copy()))
+        self._confirm([(state[number], it) for number, new in found.items() for it in new if it.nearness >= self._nearly_there])
         for number, new in found.items():
             row = state[number]
             row.explored = nlargest(EXPLORED, row.explored)
@@ -208,8 +210,19 @@ class Corrector:
         texts = list(chain.from_iterable(groups))
         order = np.argsort([len(text) for text in texts], kind="stable")
         vectors = np.empty((len(texts), self.encoder.identity.dim), dtype=np.float32)
-        vectors[order] = unit_rows(embed_unique(self.encoder, [texts[i] for i in order]))
+        vectors[order] = unit_rows(embed_unique(self.encoder.draft, [texts[i] for i in order]))
         return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
+
+    def _confirm(self, drafts: list[tuple[_Search, Candidate]]) -> None:
+        """Replace vectors that were drafts by exact ones: these decide whether a text has arrived, and which text wins."""
+        if not self.encoder.draft_error or not drafts:
+            return
+        exact = unit_rows(embed_unique(self.encoder.encode, [it.text for _, it in drafts]))
+        for (row, it), vector in zip(drafts, exact):
+            cosine = float(vector @ row.wanted.target)
+            row.explored = [(cosine if text == it.text else other, text) for other, text in row.explored]
+            it.cosine, it.vector = cosine, vector
+            row.calls += 1
 
     def _conclude(self, rows: list[Row], state: list[_Search], targets: Tensor) -> None:
         """Add the best new texts to the old ones, with their log-probability, and rank them all."""
@@ -217,15 +230,18 @@ class Corrector:
         owners: list[int] = []
         new: list[Candidate] = []
         ids: list[list[int]] = []
+        drafts: list[tuple[_Search, Candidate]] = []
         for number, row in enumerate(state):
             found = [it for it in row.candidates if math.isnan(it.logprob)]
             tokens = tokenize(self.tokenizer, [it.text for it in found])
             fits = [i for i, of_text in enumerate(tokens) if len(of_text) <= limit]
             arrived = sum(it.nearness >= self.search.until_cosine for it in row.candidates)
             fits = fits[: max(arrived or CONCLUDED, self.search.candidates)]
+            drafts += [(row, found[i]) for i in fits]
             owners += [number] * len(fits)
             new += [found[i] for i in fits]
             ids += [tokens[i] for i in fits]
+        self._confirm([(row, it) for row, it in drafts if it.nearness < self._nearly_there])
         logprobs = log_likelihood(self.inverter, targets, ids, np.array(owners, dtype=np.int64), self.tokenizer.pad_token_id)
         for number, it, logprob in zip(owners, new, logprobs.tolist()):
             rows[number].candidates.append(replace(it, logprob=logprob))

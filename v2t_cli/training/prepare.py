@@ -51,7 +51,7 @@ _KEYS: dict[str, str | tuple[str, ...]] = {
     "batch": ("train.batch_size", "train.gradient_accumulation x processes"),
     "learning rates": ("train.learning_rate", "train.adapter_learning_rate"),
     **{key: f"data.{key}" for key in ("held_out", "augment")},
-    **{key: f"train.{key}" for key in ("weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
+    **{key: f"train.{key}" for key in ("optimizer", "weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
     **{f"decoder.{key}": f"decoder.scratch.{key}" for key in ScratchConfig.model_fields},
 }
 
@@ -153,7 +153,9 @@ def _signature(config: Config, corpus: Corpus, identity: EncoderIdentity | None,
         "data.max_chars": config.data.max_chars,
         "texts": corpus.sha256[:12],
         "held_out": config.data.held_out,
-        **({"augment": config.data.augment} if config.data.augment else {}),  # version 0.1.0 did not know it
+        # Version 0.1.0 did not know these two.
+        **({"augment": config.data.augment} if config.data.augment else {}),
+        **({"optimizer": settings.optimizer} if settings.optimizer != "adamw" else {}),
         "seed": config.seed,
         "vectors": corpus.vectors_sha256 and corpus.vectors_sha256[:12],
         "encoder": identity.model_dump(include={"prompt", "normalize"}) if identity else None,
@@ -217,22 +219,47 @@ def _data(config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder 
 
 
 def _wrapped(config: Config, accelerator: Accelerator, inverter: Inverter, tokenizer: Any) -> Models:
-    """The models and the optimizer as accelerate runs them."""
+    """The models and the optimizers as accelerate runs them."""
     lm = inverter.lm
     if config.train.gradient_checkpointing:
         # transformers 6 renames it.
         enable = "activation_checkpointing_enable" if hasattr(lm, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
         getattr(lm, enable)()
-    of_adapters = [weight for name, weight in inverter.named_parameters() if not name.startswith("lm.")]
-    groups = [{"name": "decoder", "params": list(lm.parameters())}, {"name": "adapter", "params": of_adapters}]
-    # The trainer sets rates and decay. The fused implementation is the fastest.
-    fused = accelerator.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=fused)
-    wrapped, optimizer = accelerator.prepare(inverter, optimizer)
+    if accelerator.device.type == "cpu" and getattr(lm.config, "_attn_implementation", None) == "sdpa":
+        lm.set_attn_implementation("eager")  # in bf16, the backward pass of torch's fused attention takes a CPU as long as all matrices
+    wrapped, *optimizers = accelerator.prepare(inverter, *_optimizers(config, accelerator, inverter))
     if accelerator.distributed_type == DistributedType.FSDP:
         for method in ("prefix", "next_logits"):  # these gather the sharded weights, as `forward` does
             register_fsdp_forward_method(inverter, method)
-    return Models(inverter, wrapped, tokenizer, optimizer)
+    return Models(inverter, wrapped, tokenizer, optimizers)
+
+
+def _optimizers(config: Config, accelerator: Accelerator, inverter: Inverter) -> list[torch.optim.Optimizer]:
+    """Over all weights. The trainer sets rates and decay.
+
+    Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) takes the decoder's inner matrices; its updates are scaled
+    to the size of AdamW's, so that both have the same rate.
+
+    Raises RequestError if Muon is asked for where it cannot run.
+    """
+    lm, matrices = inverter.lm, list[torch.nn.Parameter]()
+    if config.train.optimizer == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise RequestError(f"train.optimizer muon needs torch 2.9 or later, and this is {torch.__version__}")
+        if accelerator.distributed_type == DistributedType.FSDP:
+            raise RequestError("train.optimizer muon needs whole matrices, which FSDP divides; use adamw, or DDP")
+        outer = {lm.get_output_embeddings(), *(module for module in lm.modules() if isinstance(module, torch.nn.Embedding))}
+        inner = (module for module in lm.modules() if module not in outer)
+        matrices = [weight for module in inner for weight in module.parameters(recurse=False) if weight.ndim == 2]
+    taken = set(matrices)
+    of_adapter = [weight for name, weight in inverter.named_parameters() if not name.startswith("lm.")]
+    groups = {"decoder": [weight for weight in lm.parameters() if weight not in taken], "adapter": of_adapter}
+    fused = accelerator.device.type in ("cpu", "cuda")  # the fastest implementation
+    named = [{"name": name, "params": weights} for name, weights in groups.items() if weights]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(named, betas=(0.9, 0.98), fused=fused)]
+    if matrices:
+        optimizers.append(torch.optim.Muon([{"name": "decoder", "params": matrices}], adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 def _log_start(trainer: Trainer) -> None:

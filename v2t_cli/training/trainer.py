@@ -58,7 +58,7 @@ class Models:
     inverter: Inverter
     wrapped: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
 
 
 @dataclass
@@ -180,8 +180,8 @@ class Trainer:
 
     def _step(self, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step. Returns the summed loss of this process's texts, in nats, and their tokens."""
-        accelerator, model, optimizer = self.accelerator, self.models.wrapped, self.models.optimizer
-        for group in optimizer.param_groups:
+        accelerator, model, optimizers = self.accelerator, self.models.wrapped, self.models.optimizers
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = self._peaks[group["name"]] * self._schedule.factor(fraction)
             group["weight_decay"] = self.config.train.weight_decay
         model.train()
@@ -201,8 +201,9 @@ class Trainer:
             loss_sum += nll.detach()
             tokens += lengths.sum()
         accelerator.clip_grad_norm_(model.parameters(), self.config.train.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return loss_sum, tokens
 
     def _tensors(self, batch: np.ndarray, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
