@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.decoding.candidates import SureWord
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.evaluate import Sample, _unknown_words, _word_confidence, evaluate, token_losses
+from v2t_cli.evaluation.html_report import report_facts
+from v2t_cli.evaluation.tables import evaluation_tables
 from v2t_cli.models.language_model import pad, tokenize
 from v2t_cli.models.lexicon import Lexicon
 
@@ -106,6 +109,15 @@ def test_texts_longer_than_the_decoder(loaded, encoder, caplog):
     result = evaluate(loaded, texts, encoder.encode(texts), search(loaded, quality="fast"))
     assert np.isfinite(result.loss) and result.scores.cosine is None and result.confidence == []
     assert "1 texts are longer than the decoder's 47 tokens; only their beginning is scored" in caplog.text
+
+
+def test_texts_longer_than_the_encoder(opened, encoder):
+    texts = [SENTENCES[0], "очень длинно " * 40]
+    result = evaluate(opened, texts, encoder.encode(texts), search(opened, quality="fast"))
+    assert result.cut_texts == result.as_dict()["cut_texts"] == 1
+    assert re.search(r"texts cut by the encoder +│ +1 ", evaluation_tables(result))
+    facts = report_facts(result, encoder.encode(texts), opened.folder, opened.info, 47)
+    assert facts["texts"].startswith("2, of which the encoder read 1 only in part")
 
 
 def test_no_texts(loaded):

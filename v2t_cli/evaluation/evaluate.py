@@ -94,6 +94,7 @@ class Evaluation:
     encoder_calls: float  # re-embedded texts, per vector
     by_length: list[LengthClass]  # in tokens
     by_words: list[LengthClass]
+    cut_texts: int  # longer than the encoder reads; 0 without an encoder
     unknown_words: float | None  # fraction of the words in texts that are not exact; None without such texts, or a lexicon
     confidence: list[Band]  # empty without an encoder
     word_confidence: list[SureBand]  # empty without correction
@@ -154,6 +155,7 @@ def evaluate(
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, TOKENS, generated, texts, cosines),
         by_words=_by_length(np.array([len(WORD.findall(text)) for text in texts]), WORDS, generated, texts, cosines),
+        cut_texts=checkpoint.encoder.count_truncated(texts) if checkpoint.encoder else 0,
         unknown_words=_unknown_words(checkpoint.lexicon, generated, texts),
         confidence=[] if cosines is None else _confidence(cosines, pairs),
         word_confidence=_word_confidence(pairs),

@@ -71,6 +71,7 @@ def report_facts(
     array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     scores = evaluation.scores
     encoder = info.encoder.name if info.encoder else "unknown"
+    cut = f", of which the encoder read {evaluation.cut_texts:,} only in part, because they are too long" if evaluation.cut_texts else ""
     versions = [f"v2t {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -78,7 +79,7 @@ def report_facts(
         "encoder of the vectors": f"{Path(encoder).name if redacted else encoder}, {info.dim} numbers",
         "search": f"quality {evaluation.quality}: {evaluation.strategy}; at most {max_new_tokens} tokens",
         "effort": f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts per vector",
-        "texts": f"{scores.n:,}" + ("" if redacted else f", SHA-256 {texts[:16]}…"),
+        "texts": f"{scores.n:,}{cut}" + ("" if redacted else f", SHA-256 {texts[:16]}…"),
         "vectors": f"SHA-256 {array[:16]}…",
         "BLEU, chrF, F1": f"{scores.bleu:.1f}, {scores.chrf:.1f}, {scores.token_f1:.3f}",
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),

@@ -67,6 +67,8 @@ def _scores(result: Evaluation) -> Table:
             for it in result.entities:
                 if it.interval:
                     table.add_row(f"  {it.kind}, of {it.n:,}", _formatted(it.fraction, form), " - ".join(map(form.format, it.interval)))
+    if result.cut_texts:
+        table.add_row("texts cut by the encoder", f"{result.cut_texts:,}")
     if result.unknown_words is not None:
         table.add_row("unknown words in wrong texts", f"{result.unknown_words:.1%}")
     return table
