@@ -14,7 +14,7 @@
 # could not be read.
 set -euo pipefail
 [ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-checkpoint=${CHECKPOINT:-$(dirname "$0")/ru-mini}
+checkpoint=${CHECKPOINT:-$(dirname "$0")/en-mini}
 quality=${QUALITY:-balanced}
 failed=0
 mkdir -p "$2"

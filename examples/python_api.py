@@ -1,9 +1,9 @@
 """The Python API in a few lines: embed texts, decode their vectors, evaluate.
 
 $ python examples/python_api.py
-Где здесь выход?  ->  Где здесь выход?  (cosine 1.000)
-Сколько стоит билет до центра?  ->  Сколько стоит билет до центра?  (cosine 1.000)
-Кот уснул на подоконнике.  ->  Кот уснул на в окнотыл.  (cosine 0.951)
+Where is the exit?  ->  Where is the exit?  (cosine 1.000)
+How much is a ticket to the airport?  ->  How much is a ticket to the airport?  (cosine 1.000)
+The cat fell asleep on the windowsill.  ->  The windows cat fell asleep on.  (cosine 0.935)
 2 of 3 came back exactly
 """
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from v2t_cli import V2T
 
-inverter = V2T(Path(__file__).parent / "ru-mini")  # or owner/name on the Hugging Face hub; device="cuda" for a GPU
+inverter = V2T(Path(__file__).parent / "en-mini")  # or owner/name on the Hugging Face hub; device="cuda" for a GPU
 
-texts = ["Где здесь выход?", "Сколько стоит билет до центра?", "Кот уснул на подоконнике."]
-vectors = inverter.embed(texts)  # float32 (3, 512); your own vectors work too
+texts = ["Where is the exit?", "How much is a ticket to the airport?", "The cat fell asleep on the windowsill."]
+vectors = inverter.embed(texts)  # float32 (3, 384); your own vectors work too
 for text, row in zip(texts, inverter.decode(vectors, quality="best")):
     print(f"{text}  ->  {row.best.text}  (cosine {row.best.cosine:.3f})")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Vectors to text in a few minutes on a CPU: first with the shipped checkpoint, examples/ru-mini, then with your own, trained on
-# examples/texts.txt. Uses embed, train, decode and eval.
+# Vectors to text in a few minutes on a CPU: first with the shipped checkpoint for English, examples/en-mini, then with your own,
+# trained on the Russian sentences of examples/texts.txt. Uses embed, train, decode and eval.
 # All output goes to quickstart/, the checkpoint to quickstart/checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,11 +16,10 @@ checkpoint=quickstart/checkpoint
 mkdir -p quickstart
 
 # 0. Embed sentences and decode their vectors, with a model that was trained for more than an hour on two cores.
-head -n 20 examples/natural.txt > quickstart/first.txt
-run v2t embed quickstart/first.txt -o quickstart/first.npy --checkpoint examples/ru-mini
-run v2t decode quickstart/first.npy --checkpoint examples/ru-mini --quality best --format tsv -o quickstart/first.tsv
+run v2t embed examples/english.txt -o quickstart/first.npy --checkpoint examples/en-mini
+run v2t decode quickstart/first.npy --checkpoint examples/en-mini --quality best --format tsv -o quickstart/first.tsv
 say "original | reconstructed | cosine (a cosine of 1.000: almost surely exact)"
-compare quickstart/first.txt quickstart/first.tsv
+compare examples/english.txt quickstart/first.tsv
 
 # 1. Train your own model: a small GPT that learns to read vectors.
 run v2t train --config "$config" --overwrite

@@ -35,15 +35,15 @@ def shell(folder, command):
     return done.stdout.splitlines()
 
 
-def embed(folder, texts, vectors):
-    code, output = run(f"v2t embed '{texts}' -o '{vectors}' --checkpoint examples/ru-mini", folder)
+def embed(folder, texts, vectors, checkpoint="ru-mini"):
+    code, output = run(f"v2t embed '{texts}' -o '{vectors}' --checkpoint examples/{checkpoint}", folder)
     assert code == 0, output
 
 
 def test_python_api(folder):
     code, (*rows, last), stderr = script(folder, "python_api.py")
     assert (code, stderr) == (0, ""), "nothing but what it prints itself"
-    assert rows[0] == "Где здесь выход?  ->  Где здесь выход?  (cosine 1.000)" and re.fullmatch("[23] of 3 came back exactly", last)
+    assert rows[0] == "Where is the exit?  ->  Where is the exit?  (cosine 1.000)" and re.fullmatch("[23] of 3 came back exactly", last)
 
 
 def test_interpolate(folder):
@@ -121,8 +121,8 @@ def test_an_audit_that_was_stopped_finishes_its_pages(tmp_path):
 def test_audit(folder):
     store, report = folder / "my store", folder / "report"
     store.mkdir()
-    (store / "a b.txt").write_text("Чай или кофе?\nСколько стоит билет?\n", encoding="utf-8")
-    embed(folder, "my store/a b.txt", "my store/a b.npy")
+    (store / "a b.txt").write_text("Tea or coffee?\nHow much is the ticket?\n", encoding="utf-8")
+    embed(folder, "my store/a b.txt", "my store/a b.npy", "en-mini")
     shutil.copy(store / "a b.npy", store / "c.npy")
     head, *rows = shell(folder, "examples/audit.sh 'my store' report")
     assert head.split("\t")[:4] == ["file", "rows", "surely read", "came near"] and rows == ["a b\t2\t2\t2\t0\t", "c\t2\t2\t2\t0\t"]
@@ -136,8 +136,8 @@ def test_audit(folder):
     done = bash("QUALITY=fast examples/audit.sh 'my store' report", folder)
     assert done.returncode == 2 and "report: holds results of quality balanced, checkpoint" in done.stdout
     np.save(store / "b.npy", np.zeros((2, 3), np.float32))
-    (store / "c.txt").write_text("Чай?\nили\nкофе?\n", encoding="utf-8")
-    (store / "d.txt").write_text("Чай?\n", encoding="utf-8")
+    (store / "c.txt").write_text("Tea?\nor\ncoffee?\n", encoding="utf-8")
+    (store / "d.txt").write_text("Tea?\n", encoding="utf-8")
     (store / "e.parquet").mkdir()
     done = bash("EVAL=--redact examples/audit.sh 'my store' report", folder)
     assert done.returncode == 2, "pages with other options are there"

@@ -155,10 +155,10 @@ def test_the_first_table_is_what_the_quickstart_prints():
     table = DOCUMENTS["README.md"].partition("| original |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     texts = [original for original, *_ in rows]
-    assert len(rows) >= 4 and set(texts) <= set((ROOT / "examples" / "natural.txt").read_text(encoding="utf-8").splitlines()[:20])
-    inverter = V2T(ROOT / "examples" / "ru-mini")
-    for (_, came_back, _, cosine), row in zip(rows, inverter.decode(inverter.embed(texts), quality="best")):
-        assert row.best.text == came_back and near(cosine, str(row.best.cosine))
+    assert len(rows) >= 4 and set(texts) <= set((ROOT / "examples" / "english.txt").read_text(encoding="utf-8").splitlines())
+    inverter = V2T(ROOT / "examples" / "en-mini")
+    for (_, came_back, cosine), row in zip(rows, inverter.decode(inverter.embed(texts), quality="best")):
+        assert row.best.text == came_back.removesuffix(" (exact)").replace("*", "") and near(cosine, str(row.best.cosine))
 
 
 def test_the_python_of_the_readme(capsys, monkeypatch):
@@ -184,7 +184,7 @@ def test_the_recipe_for_a_gpu(tmp_path, labse, texts_file):
 
 @pytest.mark.slow
 def test_the_recipe_for_an_encoder_of_ones_own(tmp_path, labse, texts_file):
-    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("ru-mini"))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("*-mini"))
     (tmp_path / "my-encoder").symlink_to(labse)
     shutil.copy(texts_file, tmp_path / "my.txt")
     head(texts_file, tmp_path / "others.txt")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from v2t_cli.decoding.candidates import Candidate, Row
     from v2t_cli.evaluation.evaluate import Evaluation
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["V2T", "Candidate", "Evaluation", "RequestError", "Row", "V2TError", "Vectors", "__version__", "embed", "train"]
 _HOMES = {
     "Candidate": "decoding.candidates",

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.common import CHECKPOINT, note, settings, timed
+from tests.benchmarks.common import EXAMPLES, note, settings, timed
 
-SECTIONS = ("decoding", "training", "preparing", "embedding", "starting", "growth")
+SECTIONS = ("decoding", "training", "preparing", "embedding", "starting", "growth", "lengths")
 
 
 def main() -> None:
@@ -27,14 +27,15 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes and one turn: whether everything runs")
     parser.add_argument("--repeats", type=int, help="turns that count; default: 5, in a quick run 1")
-    examples = CHECKPOINT.parent
-    parser.add_argument("--texts", type=Path, default=CHECKPOINT / "held_out.txt", help="to decode; default: those held out by ru-mini")
-    parser.add_argument("--corpus", type=Path, default=examples / "texts.txt", help="to train on and embed; default: examples/texts.txt")
+    parser.add_argument("--checkpoint", type=Path, default=EXAMPLES / "ru-mini", help="default: examples/ru-mini")
+    parser.add_argument("--texts", type=Path, help="to decode; default: those that the checkpoint held out")
+    parser.add_argument("--corpus", type=Path, default=EXAMPLES / "texts.txt", help="to train on and embed; default: examples/texts.txt")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     if unknown := set(given.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
-    common = settings(given.quick, given.repeats or (1 if given.quick else 5), given.texts, given.corpus, given.device)
+    texts, repeats = given.texts or given.checkpoint / "held_out.txt", given.repeats or (1 if given.quick else 5)
+    common = settings(given.checkpoint, given.quick, repeats, texts, given.corpus, given.device)
     threads = torch.get_num_threads()
     speed = common.matmul.gflops(timed(common.matmul)[0])
     note(f"{platform.machine()}, {threads} threads, {common.device}: {speed:,.0f} GFLOP/s in products of matrices at the start")

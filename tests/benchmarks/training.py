@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.benchmarks.common import CHECKPOINT, Settings, in_turn, ratios, show, spread, synchronize
+from tests.benchmarks.common import Settings, in_turn, ratios, show, spread, synchronize
 from v2t_cli.core.config import load_config
+from v2t_cli.models.metadata import read_info
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.prepare import prepare
 from v2t_cli.training.trainer import Trainer
@@ -21,10 +22,10 @@ BATCH = 128
 class Original:
     """The original's step with the same decoder: everything padded to the longest text, vectors and tokens as Python lists."""
 
-    def __init__(self, texts: list[str], vectors: list[list[float]], longest: int, device: torch.device):
+    def __init__(self, checkpoint: Path, texts: list[str], vectors: list[list[float]], longest: int, device: torch.device):
         self.device = device
-        self.tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-        self.lm = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.lm = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).to(device)
         hidden = self.lm.config.hidden_size
         tokens = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id] for text in texts]
         self.samples = [
@@ -58,13 +59,15 @@ def run(settings: Settings) -> None:
 
 
 def prepared_run(settings: Settings, folder: Path) -> Trainer:
-    """A run of `v2t train` from ru-mini, on texts of the corpus, with random vectors: a step does not care whose they are."""
+    """A run of `v2t train` from the checkpoint, on texts of the corpus, with random vectors: a step does not care whose they are."""
     texts = settings.size(100_000, 1_000)
     lines = list(settings.lines(texts))
     (folder / "texts.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(len(lines), 512)).astype(np.float32))
+    np.save(
+        folder / "vectors.npy", np.random.default_rng(0).normal(size=(len(lines), read_info(settings.checkpoint).dim)).astype(np.float32)
+    )
     sets = [
-        f"decoder.model={CHECKPOINT}",
+        f"decoder.model={settings.checkpoint}",
         f"data.texts={folder / 'texts.txt'}",
         f"data.vectors={folder / 'vectors.npy'}",
         f"output={folder / 'out'}",
@@ -81,7 +84,9 @@ def _compare(settings: Settings, prepared: Trainer) -> None:
     split = prepared.data.corpus.train
     longest = int(prepared.data.examples.lengths.max())
     held = split.rows[:20_000]  # as Python lists, which take 16 kB a text
-    original = Original(split.texts[: len(held)], prepared.data.examples.vectors[held].tolist(), longest, settings.device)
+    original = Original(
+        settings.checkpoint, split.texts[: len(held)], prepared.data.examples.vectors[held].tolist(), longest, settings.device
+    )
     trained = 0
 
     def ours() -> None:

@@ -7,7 +7,7 @@ from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.candidates import Candidate, Row, rerank
-from v2t_cli.decoding.casing import ignores_case, recase
+from v2t_cli.decoding.casing import ignores_blanks, ignores_case, recase
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.models.encoder import Encoder
@@ -30,6 +30,17 @@ class SeesCase(Encoder):
 def test_which_encoders_ignore_case(encoder):
     assert ignores_case(encoder), "the tiny LaBSE writes its texts in lower case first"
     assert not ignores_case(SeesCase(encoder.identity))
+    assert ignores_blanks(encoder), "BERT's tokenizer splits marks off"
+    assert not ignores_blanks(SeesCase(encoder.identity))
+
+
+def test_blanks_before_marks_go_if_the_encoder_does_not_see_them(opened):
+    text = next(text for text in SENTENCES if text.endswith("."))
+    spaced, targets = text.replace(".", " ."), torch.from_numpy(opened.encoder.encode([text]))
+    found = [
+        recase([spaced], targets, opened.inverter, opened.tokenizer, Lexicon.of_texts(SENTENCES), blanks)[0] for blanks in (True, False)
+    ]
+    assert found == [[text], [spaced]]
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper, lambda text: text[0].lower() + text[1:].title()])

@@ -132,7 +132,7 @@ def test_cases():
 def test_order():
     parsed = Parsed(TEXT)
     assert texts_of(parsed.swaps(neighbours=True)) == ["Купила мама хлеб.", "Мама хлеб купила."]
-    assert texts_of(parsed.swaps(neighbours=False)) == ["Купила мама хлеб.", "Хлеб купила мама.", "Мама хлеб купила."]
+    assert texts_of(parsed.swaps(neighbours=False)) == ["Купила мама хлеб.", "Мама хлеб купила.", "Хлеб купила мама."]
     assert texts_of(parsed.moves()) == ["Купила хлеб мама.", "Хлеб мама купила."]
 
 
@@ -146,9 +146,14 @@ def moved(words: list[str], sizes: range) -> set[str]:
     return out - {" ".join(words)}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
+def test_the_edits_of_a_text_grow_no_faster_than_the_text():
+    few, many = (len(every_edit(" ".join(map(str, range(count))), "слово", "!")) for count in (20, 40))
+    assert many <= 2.2 * few
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_every_word_and_every_block_moves_to_every_place(count):
-    words = ["один", "два", "три", "четыре", "пять", "шесть", "семь"][:count]
+    words = ["один", "два", "три", "четыре", "пять"][:count]
     text = " ".join(words)
     parsed = Parsed(text)
     assert {*texts_of(parsed.moves(), text), *texts_of(parsed.swaps(neighbours=True), text)} == moved(words, range(1, 2))

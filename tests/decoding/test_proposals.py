@@ -7,7 +7,7 @@ from tiny import DIM
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding import proposals as module
 from v2t_cli.decoding.edits import FLIP, Parsed, apply, disjoint, edit
-from v2t_cli.decoding.proposals import Effort, Wanted, prior, rearrangements, rewordings, unseen_forms
+from v2t_cli.decoding.proposals import Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.words import Words
 
@@ -98,6 +98,19 @@ class TestRewordings:
         assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-6) and len(found) == 3 * 9
         own = ["мама", "ест", "суп"]
         assert set(found) == {" ".join([*own[:n], word, *own[n + 1 :]]) for n in range(3) for word in SPELLINGS if word != own[n]}
+
+    def test_gradients_count(self, words):
+        """They may prefer what the vectors of the words do not."""
+
+        class Encoder:
+            def embeddings(self, spellings):
+                return np.array([[spelling == "дома"] for spelling in spellings], dtype=np.float32)
+
+        gradients, text = Gradients(np.array([[0.0], [0.0], [1.0]], dtype=np.float32), Encoder()), "Мама ест суп"
+        wanted = wanting(vector(words, "Папа ест суп"))
+        edits = rewordings(Parsed(text), vector(words, text), wanted, ALL, words, EASY, gradients)
+        found, without = [apply(text, it) for it in edits], reworded(words, text, "Папа ест суп")
+        assert found.index("Мама ест дома") < without.index("Мама ест дома") and found.index("Папа ест суп") < 6
 
     def test_forms_come_before_all_else(self, words):
         """Also those that are not on the shortlist."""

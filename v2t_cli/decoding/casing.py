@@ -1,7 +1,8 @@
-"""Upper and lower case, for encoders that do not see it: there the decoder's log-probability decides."""
+"""Upper and lower case, and blanks before marks, for encoders that do not see them: there the decoder's log-probability decides."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,25 +17,38 @@ from v2t_cli.models.language_model import tokenize
 from v2t_cli.models.lexicon import Lexicon
 
 ROUNDS = 3  # changes of case in a row, at most
+_BEFORE_MARKS = re.compile(r"(?=[.,!?;:…])")
+_BLANKS_BEFORE_MARKS = re.compile(r" +(?=[.,!?;:…])")
 SAME = 0.99999  # cosine, at least, of two texts that an encoder cannot tell apart
 
 
 def ignores_case(encoder: Encoder) -> bool:
     """Whether the encoder gives the same vector to a text in lower case, as all-MiniLM-L6-v2 and other uncased models do."""
-    as_written, lower = encoder.encode([PROBE, PROBE.lower()])
-    return bool(row_cosine(as_written[None], lower[None])[0] >= SAME)
+    return _looks_the_same(encoder, PROBE.lower())
 
 
-def recase(texts: list[str], targets: Tensor, inverter: Inverter, tokenizer: Any, lexicon: Lexicon) -> tuple[list[str], list[float]]:
+def ignores_blanks(encoder: Encoder) -> bool:
+    """Whether the encoder gives the same vector to a text with blanks before its marks, as all models with BERT's tokenizer do."""
+    return _looks_the_same(encoder, _BEFORE_MARKS.sub(" ", PROBE))
+
+
+def _looks_the_same(encoder: Encoder, other: str) -> bool:
+    as_written, changed = encoder.encode([PROBE, other])
+    return bool(row_cosine(as_written[None], changed[None])[0] >= SAME)
+
+
+def recase(
+    texts: list[str], targets: Tensor, inverter: Inverter, tokenizer: Any, lexicon: Lexicon, blanks: bool = False
+) -> tuple[list[str], list[float]]:
     """The texts in their most probable case, and the log-probabilities of these, in nats; -inf for a text too long for the decoder.
 
-    targets: (len(texts), dim).
+    targets: (len(texts), dim); blanks: whether those before marks may go, too.
     """
     best = list(texts)
     logprobs = [-np.inf] * len(texts)
     moved = list(range(len(texts)))
     for _ in range(ROUNDS):
-        variants = [list(dict.fromkeys([best[i], *_variants(best[i], lexicon)])) for i in moved]
+        variants = [list(dict.fromkeys([best[i], *_variants(best[i], lexicon, blanks)])) for i in moved]
         owners = np.repeat(np.array(moved, dtype=np.int64), [len(of_text) for of_text in variants])
         ids = tokenize(tokenizer, [text for of_text in variants for text in of_text])
         limit = inverter.n_positions or np.inf
@@ -52,9 +66,11 @@ def recase(texts: list[str], targets: Tensor, inverter: Inverter, tokenizer: Any
     return best, logprobs
 
 
-def _variants(text: str, lexicon: Lexicon) -> Iterator[str]:
-    """The text with one word in another case, and with all words as the lexicon spells them."""
+def _variants(text: str, lexicon: Lexicon, blanks: bool) -> Iterator[str]:
+    """The text with one word in another case, with all words as the lexicon spells them, and without blanks before marks."""
     parsed = Parsed(text)
+    if blanks:
+        yield _BLANKS_BEFORE_MARKS.sub("", text)
     yield from (apply(text, flip) for flip in parsed.cases())
     places = map(lexicon.place, parsed.words)
     spelled = [parsed.replacement(number, lexicon.words[place]) for number, place in enumerate(places) if place is not None]

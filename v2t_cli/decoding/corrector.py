@@ -1,11 +1,11 @@
 """Correction: from the best candidates of a vector to better ones, judged by re-embedding.
 
 Best-first search. In each round the most promising text of each vector is edited: its words are replaced by words of the
-lexicon that the vector seems to lack, or by other forms of theirs; words are inserted, deleted and moved; marks, case and
-tokens change. The single edits are embedded; from what each does to the vector, the best sums of them are predicted and
-embedded too. A text may be edited again, more thoroughly, when the others have become less promising. The search follows
-the cosine, because the way to the right text leads through improbable ones; the final ranking also uses the decoder's
-log-probability, and shuns words that do not exist.
+lexicon that the vector, and the gradient of an encoder that has one, call for, or by other forms of theirs; words are inserted,
+deleted and moved; marks, case and tokens change. The single edits are embedded; from what each does to the vector, the best sums
+of them are predicted and embedded too. A text may be edited again, more thoroughly, when the others have become less promising.
+The search follows the cosine, because the way to the right text leads through improbable ones; the final ranking also uses the
+decoder's log-probability, and shuns words that do not exist.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor
 
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
-from v2t_cli.decoding.casing import ignores_case, recase
+from v2t_cli.decoding.casing import ignores_blanks, ignores_case, recase
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
-from v2t_cli.decoding.proposals import NEAR, Effort, Wanted, prior, rearrangements, rewordings, unseen_forms
+from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.decoding.sums import sums
 from v2t_cli.decoding.tokens import TokenEditor
@@ -92,7 +92,7 @@ class Corrector:
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
         self.tokens = TokenEditor(inverter, tokenizer)
-        self.ignores_case = ignores_case(encoder)
+        self.ignores_case, self.ignores_blanks = ignores_case(encoder), ignores_blanks(encoder)
         self._nearly_there = search.until_cosine - encoder.draft_error
 
     def correct(self, rows: list[Row], vectors: np.ndarray) -> None:
@@ -153,7 +153,8 @@ class Corrector:
             np.array([1 / (len(task.text) + 1) for task in tasks], dtype=np.float32),
             np.array([prior(task.cosine) for task in tasks], dtype=np.float32),
         )
-        singles = [self._singles(task, state[task.row], *of_task, first) for task, of_task in zip(tasks, zip(of_tokens, shortlists))]
+        parts = zip(of_tokens, shortlists, self._gradients(tasks, state))
+        singles = [self._singles(task, state[task.row], *of_task, first) for task, of_task in zip(tasks, parts)]
         texts_of_singles = [texts for _, texts in singles]
         vectors = self._embed(texts_of_singles)
         combined = []
@@ -177,14 +178,23 @@ class Corrector:
             row.candidates += sorted(new, key=self.ranking.by_cosine)[:KEPT]
             row.candidates = sorted(row.candidates, key=self.ranking.by_cosine)[:POOL]
 
+    def _gradients(self, tasks: list[_Task], state: list[_Search]) -> list[Gradients | None]:
+        """Of the cosine of each text by its words, if the encoder has gradients."""
+        encoder = self.encoder.gradients
+        if encoder is None:
+            return [None] * len(tasks)
+        targets = np.stack([state[task.row].wanted.target for task in tasks])
+        found = encoder.of_words([task.text.text for task in tasks], targets, [task.text.spans for task in tasks])
+        return [Gradients(of_words, encoder) for of_words in found]
+
     def _singles(
-        self, task: _Task, row: _Search, of_tokens: list[Edit], shortlist: np.ndarray, first: bool
+        self, task: _Task, row: _Search, of_tokens: list[Edit], shortlist: np.ndarray, gradients: Gradients | None, first: bool
     ) -> tuple[list[Edit], list[str]]:
         """The single edits to try, and their texts, which count as embedded."""
         text, effort = task.text, task.effort
         kinds: list[tuple[Iterable[Edit], int]] = [
             (rearrangements(text, task.cosine, self.words.lexicon.ends, effort, first), effort.order),
-            (rewordings(text, task.own, row.wanted, shortlist, self.words, effort), effort.edits),
+            (rewordings(text, task.own, row.wanted, shortlist, self.words, effort, gradients), effort.edits),
             (self._spelled(task, of_tokens[: 3 * effort.tokens]), effort.tokens),
         ]
         if effort.thorough and task.cosine > NEAR:
@@ -249,7 +259,8 @@ class Corrector:
             self.ranking.sort(rows[number].candidates)
         if self.ignores_case and (edited := sorted(set(owners))):
             best = [rows[number].best for number in edited]
-            recased = recase([it.text for it in best], targets[edited], self.inverter, self.tokenizer, self.words.lexicon)
+            texts, lexicon = [it.text for it in best], self.words.lexicon
+            recased = recase(texts, targets[edited], self.inverter, self.tokenizer, lexicon, self.ignores_blanks)
             for number, it, text, logprob in zip(edited, best, *recased):
                 if not math.isfinite(logprob):  # the text no longer fits the decoder
                     continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import chain, combinations
+from itertools import chain
 from typing import NamedTuple
 
 from v2t_cli.core.one_line import to_row
 from v2t_cli.models.lexicon import WORD, inner_words, text_end
 
 _MARK = re.compile(r"[^\w\s]")
+REACH = 4  # places by which a word moves, at most: a text that is twice as long shall have twice as many edits
 LONGEST_BLOCK = 4  # words that move together, at most
 
 
@@ -125,27 +126,27 @@ class Parsed:
             yield edit(Span(start, start + 1, self.text[start].swapcase()))
 
     def swaps(self, neighbours: bool) -> Iterator[Edit]:
-        """Swap each two words, or only neighbours."""
-        for i, j in combinations(range(len(self)), 2):
-            if j == i + 1 or not neighbours:
+        """Swap neighbours, then, unless only these are wanted, words that are up to REACH places apart."""
+        for distance in range(1, 2 if neighbours else REACH + 1):
+            for i, j in enumerate(range(distance, len(self))):
                 yield edit(Span(*self.spans[i], self.words[j]), Span(*self.spans[j], self.words[i]))
 
     def moves(self) -> Iterator[Edit]:
-        """Move each word to each other place, except those that a swap of neighbours reaches."""
+        """Move each word by two to REACH places: a swap of neighbours moves it by one."""
         for number in range(len(self)):
-            for place in range(len(self) + 1):
+            for place in range(max(0, number - REACH), min(len(self), number + 1 + REACH) + 1):
                 if not number - 1 <= place <= number + 2:
                     moved, gone = self.insertion(place, self.words[number]), edit(self._deletion(number))
                     if disjoint(moved, gone):
                         yield together([gone, moved])
 
     def block_moves(self) -> Iterator[Edit]:
-        """Move two to LONGEST_BLOCK neighbouring words to each later or earlier place; marks stay between the same places."""
+        """Move two to LONGEST_BLOCK neighbouring words to each later or earlier place within REACH; marks stay between the same places."""
         count = len(self)
         gaps = [self.text[left[1] : right[0]] for left, right in zip(self.spans, self.spans[1:])]
         for start in range(count):
             for stop in range(start + 2, min(count, start + LONGEST_BLOCK) + 1):
-                for place in (*range(start), *range(stop + 1, count + 1)):
+                for place in (*range(max(0, start - REACH), start), *range(stop + 1, min(count, stop + REACH) + 1)):
                     rest = [*range(start), *range(stop, count)]
                     cut = place if place < start else place - (stop - start)
                     order = [self.words[i] for i in (*rest[:cut], *range(start, stop), *rest[cut:])]

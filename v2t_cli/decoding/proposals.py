@@ -9,13 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 from v2t_cli.decoding.edits import Edit, Parsed
+from v2t_cli.models.gradients import TokenGradients
 from v2t_cli.models.words import Words
 
 # A nat of a word's frequency is worth this much cosine: the first for any text, the second times what the text lacks to 1.
 PRIOR = 0.001, 0.012
+# The same for a replacement beside the encoder's gradient, in standard deviations of the expected cosines of a word's replacements.
+# Measured with MiniLM in English on texts with one or two wrong words. The right word was the most promising of 8,000 for every
+# place in 55 % and 50 % of the texts, without the gradient in 35 % and 24 %, by the gradient alone in 21 % and 24 %.
+FREQUENCY = 0.6
 BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of the decoder
 NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not in the lexicon
-ORDERLY = 0.93  # cosine from which all changes of order are tried
+ORDERLY = 0.96  # cosine from which all changes of order are tried
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
 
 
@@ -33,7 +38,7 @@ class Effort(NamedTuple):
     @property
     def order(self) -> int:
         """Edits that need no new word: enough for a sentence, few of the many that a long text has."""
-        return 50 + 3 * self.edits
+        return 20 + 2 * self.edits
 
     @property
     def tokens(self) -> int:
@@ -75,10 +80,19 @@ def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort,
         yield from text.block_moves()
 
 
-def rewordings(text: Parsed, own: np.ndarray, wanted: Wanted, shortlist: np.ndarray, words: Words, effort: Effort) -> Iterator[Edit]:
-    """Edits with words of the lexicon: forms of the text's words, insertions, then replacements by their expected cosine.
+class Gradients(NamedTuple):
+    """of_words: (words, width), of a text's cosine by the embedding of each of its words; encoder: gives the embeddings of others."""
 
-    own: (dim,), of length 1, of the text; shortlist: places in the lexicon.
+    of_words: np.ndarray
+    encoder: TokenGradients
+
+
+def rewordings(
+    text: Parsed, own: np.ndarray, wanted: Wanted, shortlist: np.ndarray, words: Words, effort: Effort, gradients: Gradients | None = None
+) -> Iterator[Edit]:
+    """Edits with words of the lexicon: forms of the text's words, insertions, then replacements, the most promising first.
+
+    own: (dim,), of length 1, of the text; shortlist: places in the lexicon; gradients: if the encoder has some.
     """
     places = words.near(text.words, np.union1d(shortlist, wanted.places))
     if not len(places):
@@ -86,18 +100,24 @@ def rewordings(text: Parsed, own: np.ndarray, wanted: Wanted, shortlist: np.ndar
     vectors, count = words.vectors[places], max(1, len(text))
     cosine = float(own @ wanted.target)
     borrowed = np.array([words.lexicon.words[place].lower() in wanted.borrowed for place in places])
-    frequency = prior(cosine) * (words.log_counts[places] + BORROWED * borrowed)
+    nats = words.log_counts[places] + BORROWED * borrowed
     ours = [words.place(word) for word in text.words]
     without = np.repeat(own[None], len(ours), axis=0)
     for number, place in enumerate(ours):
         if place is not None:
             without[number] -= words.vectors[place] / count
-    expected = _cosines(without, vectors, 1 / count, wanted.target) + frequency
+    expected = _cosines(without, vectors, 1 / count, wanted.target)
+    if gradients:
+        embeddings = gradients.encoder.embeddings(words.lexicon.words[place] for place in places)
+        promised = _standard(gradients.of_words @ embeddings.T) + FREQUENCY * (nats - nats.mean())
+        expected += expected.std(axis=1, keepdims=True) * promised
+    else:
+        expected += prior(cosine) * nats
     for number, word in enumerate(text.words):
         forms = np.flatnonzero(np.isin(places, words.forms(word)))
         best = [place for place in places[forms[np.argsort(-expected[number, forms])]] if place != ours[number]]
         yield from (text.replacement(number, words.lexicon.words[place]) for place in best[: effort.few])
-    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + frequency
+    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + prior(cosine) * nats
     for place in places[np.argsort(-added)[: effort.few]]:
         yield from text.insertions(words.lexicon.words[place])
     for flat in np.argsort(-expected, axis=None)[: 2 * effort.edits]:
@@ -110,6 +130,12 @@ def _cosines(bases: np.ndarray, vectors: np.ndarray, part: float, target: np.nda
     """Cosine with the target (dim,) of each of bases (n, dim) plus `part` of each of vectors (m, dim): (n, m)."""
     squares = np.square(bases).sum(axis=1)[:, None] + part**2 + 2 * part * bases @ vectors.T
     return ((bases @ target)[:, None] + part * (vectors @ target)) / np.sqrt(np.maximum(squares, 1e-6))
+
+
+def _standard(scores: np.ndarray) -> np.ndarray:
+    """Each row with mean 0 and standard deviation 1."""
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
 
 
 def unseen_forms(text: Parsed, words: Words) -> Iterator[Edit]:

@@ -18,6 +18,7 @@ from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.io.vectors import grid
+from v2t_cli.models.gradients import TokenGradients
 from v2t_cli.models.hub import hub_arguments, not_loadable, packaged_folder
 from v2t_cli.models.metadata import CheckpointInfo
 
@@ -37,11 +38,12 @@ PARTS_PER_CORE = 8
 class Encoder(Protocol):
     """Turns texts into vectors. To add one, write a class like those below and open it in `open_encoder`.
 
-    draft_error: what the cosine of a draft may be wrong by, beside 1; 0 if drafts are as exact as any vectors.
+    gradients: None if it has none. draft_error: what the cosine of a draft may be wrong by, beside 1; 0 if drafts are exact.
     """
 
     identity: EncoderIdentity
     draft_error: float = 0.0
+    gradients: TokenGradients | None = None
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """The vectors of the texts: float32 (len(texts), dim)."""
@@ -110,6 +112,7 @@ class SentenceTransformerEncoder(Encoder):
         self.draft_error = DRAFT_ERROR if has_fast_bfloat16(on) else 0.0
         default = self._model.prompts.get(self._model.default_prompt_name) if self._model.default_prompt_name else None
         self._prompt = config.prompt if config.prompt is not None else default
+        self.gradients = TokenGradients.of(self._model, self._prompt)
         probe = _finite(self.encode([PROBE]), name)[0]
         transformer = getattr(self._model[0], "auto_model", None)
         self.identity = EncoderIdentity(
