@@ -15,7 +15,7 @@ config=examples/quickstart.yaml
 checkpoint=quickstart/checkpoint
 mkdir -p quickstart
 
-# 0. Embed sentences and decode their vectors, with a model that was trained for more than an hour on two cores.
+# 0. Embed sentences and decode their vectors, with a model that was trained for 50 minutes on two cores.
 run v2t embed examples/english.txt -o quickstart/first.npy --checkpoint examples/en-mini
 run v2t decode quickstart/first.npy --checkpoint examples/en-mini --quality best --format tsv -o quickstart/first.tsv
 say "original | reconstructed | cosine (a cosine of 1.000: almost surely exact)"

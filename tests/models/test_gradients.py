@@ -13,7 +13,8 @@ from v2t_cli.models.gradients import TokenGradients
 
 
 @pytest.mark.parametrize("prompt", [None, "query: "])
-def test_they_tell_how_the_cosine_grows(labse, prompt):
+def test_they_tell_how_the_cosine_grows(labse, prompt, monkeypatch):
+    monkeypatch.setattr("v2t_cli.models.gradients.PART", 2)
     encoder = open_encoder(EncoderConfig(model=str(labse), prompt=prompt), "cpu")
     model, texts = encoder._model, SENTENCES[:3]
     targets, spans = encoder.encode(SENTENCES[3:6]), [Parsed(text).spans for text in texts]

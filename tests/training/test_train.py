@@ -46,6 +46,12 @@ def test_muon_takes_the_inner_matrices(tmp_path, texts_file, labse):
     assert of_muon == blocks and rest == set(names.values()) - blocks
 
 
+def test_muon_needs_a_torch_that_has_it(tmp_path, texts_file, labse, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(RequestError, match="train.optimizer muon needs torch 2.9 or later"):
+        prepare(tiny_config(texts_file, labse, tmp_path / "out", "train.optimizer=muon"), Callbacks(), resume=False)
+
+
 def test_augmented_texts_are_others(tmp_path, texts_file, labse):
     for name, augment in (("plain", 0), ("augmented", 0.5)):
         train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", f"data.augment={augment}"))

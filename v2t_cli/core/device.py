@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
@@ -39,7 +39,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether this is a CPU with matrix units for bfloat16 (AMX); others compute float32 about as fast, or faster."""
     import torch
 
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    return device.type == "cpu" and bool(capabilities.get("amx_bf16"))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 Spans = list[tuple[int, int]]
+PART = 64  # texts at a time: a backward pass keeps what every layer computed
 
 
 class TokenGradients:
@@ -34,6 +35,10 @@ class TokenGradients:
 
         targets: (texts, dim); spans: the characters of the words of each text. A word that the encoder does not read has zeros.
         """
+        parts = [slice(start, start + PART) for start in range(0, len(texts), PART)]
+        return [of_text for part in parts for of_text in self._of_part(texts[part], targets[part], spans[part])]
+
+    def _of_part(self, texts: list[str], targets: np.ndarray, spans: list[Spans]) -> list[np.ndarray]:
         import torch
 
         given = [self._prompt + text for text in texts]
