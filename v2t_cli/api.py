@@ -93,7 +93,7 @@ class V2T:
 
     def __repr__(self) -> str:
         encoder = self.info.encoder_name if self._checkpoint.encoder else "no encoder"
-        return f"V2T({str(self._checkpoint.folder)!r}, {self.info.dim} dimensions, {encoder}, {self._checkpoint.inverter.device})"
+        return f"V2T({str(self._checkpoint.folder)!r}, {self.info.width} dimensions, {encoder}, {self._checkpoint.inverter.device})"
 
     @property
     def info(self) -> CheckpointInfo:
@@ -101,6 +101,8 @@ class V2T:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors by the checkpoint's encoder: float32 (len(texts), dim). Raises RequestError if there is no encoder."""
+        if self.info.alignment:
+            raise RequestError("this checkpoint reads the vectors of an encoder that it does not have; give it vectors")
         if self._checkpoint.encoder is None:
             raise RequestError("this checkpoint was opened without its encoder; V2T(..., encoder=...) names one")
         return embed_all(self._checkpoint.encoder, _listed(texts))
@@ -136,7 +138,7 @@ class V2T:
         def blocks() -> Iterator[Block]:
             first = 0
             while batch := list(islice(rows, search.batch_size)):
-                yield Block(first, np.stack(batch))
+                yield Block(first, self._checkpoint.aligned(np.stack(batch)))
                 first += len(batch)
 
         with track("decoding", total) as advance:
@@ -165,7 +167,7 @@ class V2T:
         train_texts: adds the baseline of copying the nearest of them. settings: as for `decode`.
         """
         texts = _listed(texts)
-        rows = self.embed(texts) if vectors is None else self._rows(vectors)
+        rows = self.embed(texts) if vectors is None else self._checkpoint.aligned(self._rows(vectors))
         if len(rows) != len(texts):
             raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
         search = fit(self._checkpoint, resolve_search(_settings(settings, seed, samples)))
@@ -186,7 +188,7 @@ class V2T:
         try:
             rows = np.atleast_2d(array)
             if not rows.size:
-                rows = rows.reshape(0, self.info.dim)
+                rows = rows.reshape(0, self.info.width)
             with np.errstate(over="ignore"):  # becomes infinite, and is reported as that
                 rows = rows.astype(np.float32, casting="same_kind" if rows.dtype.kind in "fc" else "unsafe")
         except (TypeError, ValueError) as error:
@@ -207,8 +209,8 @@ class V2T:
                 row = np.asarray(vector, dtype=np.float64)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise RequestError(f"vectors: row {number}: {one_line(error)}") from None
-            if row.shape != (self.info.dim,):
-                raise RequestError(f"vectors: row {number} has shape {row.shape}; the checkpoint reads ({self.info.dim},)")
+            if row.shape != (self.info.width,):
+                raise RequestError(f"vectors: row {number} has shape {row.shape}; the checkpoint reads ({self.info.width},)")
             out.append(row)
         return np.stack(out)
 

@@ -77,6 +77,7 @@ class DecoderConfig(Section):
 class AdapterConfig(Section):
     kind: Literal["zero_pad", "linear", "mlp"] = "linear"
     tokens: int = Field(1, ge=1)
+    align: bool = False
 
     @model_validator(mode="after")
     def zero_pad_is_one_position(self) -> AdapterConfig:

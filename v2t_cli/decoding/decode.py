@@ -35,9 +35,9 @@ LONG, SHORT = 3.0, 0.1
 
 def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
     """Raise RequestError for vectors of another width than the checkpoint's."""
-    if dim != info.dim:
+    if dim != info.width:
         way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
-        raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.dim} (of {info.encoder_name}); {way}")
+        raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.width} (of {info.encoder_name}); {way}")
 
 
 def to_scale(checkpoint: Checkpoint, vectors: np.ndarray, tell: bool = True) -> np.ndarray:

@@ -70,13 +70,13 @@ def report_facts(
     texts = hashlib.sha256("".join(f"{pair.source}\n" for pair in evaluation.pairs).encode()).hexdigest()
     array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     scores = evaluation.scores
-    encoder = info.encoder.name if info.encoder else "unknown"
+    encoder = info.encoder.name if info.encoder and not info.alignment else "unknown"
     cut = f", of which the encoder read {evaluation.cut_texts:,} only in part, because they are too long" if evaluation.cut_texts else ""
     versions = [f"v2t {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "checkpoint": folder.name if redacted else str(folder),
-        "encoder of the vectors": f"{Path(encoder).name if redacted else encoder}, {info.dim} numbers",
+        "encoder of the vectors": f"{Path(encoder).name if redacted else encoder}, {info.width} numbers",
         "search": f"quality {evaluation.quality}: {evaluation.strategy}; at most {max_new_tokens} tokens",
         "effort": f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts per vector",
         "texts": f"{scores.n:,}{cut}" + ("" if redacted else f", SHA-256 {texts[:16]}…"),

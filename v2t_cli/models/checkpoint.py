@@ -27,6 +27,7 @@ from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import move_in, set_mode, settle
 from v2t_cli.io.texts import read_lines
 from v2t_cli.models.adapters import ADAPTERS, Adapter
+from v2t_cli.models.alignment import ALIGNMENT, Alignment
 from v2t_cli.models.encoder import Encoder, checkpoint_encoder, embed_all
 from v2t_cli.models.hub import CODE_REFUSED, asks_for_code, checkpoint_folder
 from v2t_cli.models.inverter import Inverter
@@ -55,13 +56,15 @@ UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 class Checkpoint:
     """A trained inverter with everything that decoding needs.
 
-    encoder: opened and checked; None if the checkpoint has none, it cannot be opened, or it was not asked for.
+    alignment: if it decodes the vectors of another encoder than it was trained on. encoder: the one that it was trained on, opened and
+    checked; None if the checkpoint has none, it cannot be opened, or it was not asked for.
     """
 
     folder: Path
     inverter: Inverter
     tokenizer: Any
     info: CheckpointInfo
+    alignment: Alignment | None = None
     encoder: Encoder | None = None
     words: Words | None = None
 
@@ -70,6 +73,10 @@ class Checkpoint:
         """Empty for checkpoints of version 0.1.0, which have none."""
         path = self.folder / LEXICON
         return Lexicon.read(path) if path.exists() else Lexicon([], [], [])
+
+    def aligned(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (rows, info.width) as vectors of the space that the checkpoint was trained on, (rows, info.dim)."""
+        return self.alignment(vectors) if self.alignment else vectors
 
     def open_words(self, count: int, cache: str | None = None, track: Track = silent) -> None:
         """Have `words` ready: the `count` most frequent ones of the lexicon, with their vectors, embedded or from the cache."""
@@ -99,6 +106,7 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     weights: dict[str, torch.Tensor] | None = None,
     picture: bytes | None = None,
+    alignment: Alignment | None = None,
 ) -> None:
     """Write a checkpoint, replacing an older one in the folder. If interrupted, the folder holds the old or the new one, complete.
 
@@ -118,6 +126,8 @@ def save_checkpoint(
         save_file({name.removeprefix("adapter."): part.contiguous() for name, part in of_adapters.items()}, new / ADAPTER, {"format": "pt"})
         (new / HELD_OUT).write_text("".join(text + "\n" for text in held_out), encoding="utf-8")
         lexicon.write(new / LEXICON)
+        if alignment is not None:
+            alignment.save(new / ALIGNMENT)
         if picture is not None:
             (new / PICTURE).write_bytes(picture)
         pictured = picture is not None or (folder / PICTURE).exists()
@@ -210,7 +220,8 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
     if inverter.n_positions is not None and inverter.n_positions < 1:
         raise RequestError(f"{folder / INFO}: adapter.tokens is {info.adapter.tokens}, which leaves the decoder no room for a text")
-    return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info)
+    alignment = Alignment.load(folder / ALIGNMENT, info.dim) if info.alignment else None
+    return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info, alignment)
 
 
 def _check_index(folder: Path) -> None:

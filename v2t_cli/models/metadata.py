@@ -61,6 +61,15 @@ class TrainingInfo(BaseModel):
     finished: bool
 
 
+class AlignmentInfo(BaseModel):
+    """Of a map from other vectors into the space that the checkpoint was trained on; see alignment.py."""
+
+    dim: int = Field(ge=1, le=MAX_DIM)  # of the other vectors
+    kind: str
+    pairs: int  # of texts and vectors that it was fitted to
+    cosine: FiniteFloat  # mean, of other vectors that were mapped without having been fitted to, with the encoder's own
+
+
 class HeldOutScores(BaseModel):
     """On the held-out texts: nats per token, the end of the text counted as one."""
 
@@ -72,12 +81,14 @@ class HeldOutScores(BaseModel):
 class CheckpointInfo(BaseModel):
     """The contents of v2t.json.
 
-    files: the hash of each file that belongs to it; empty in version 0.1.0.
+    dim: of the vectors that it was trained on; alignment: if it decodes other vectors; files: the hash of each file that belongs to
+    it, empty in version 0.1.0.
     """
 
     format: Literal[1] = FORMAT
     dim: int = Field(ge=1, le=MAX_DIM)
     encoder: EncoderIdentity | None
+    alignment: AlignmentInfo | None = None
     adapter: AdapterInfo
     decoder: DecoderInfo
     lengths: LengthInfo
@@ -102,9 +113,14 @@ class CheckpointInfo(BaseModel):
         return self
 
     @property
+    def width(self) -> int:
+        """Numbers of a vector that it decodes."""
+        return self.alignment.dim if self.alignment else self.dim
+
+    @property
     def encoder_name(self) -> str:
-        """For people; the encoder of vectors that were made elsewhere is unknown."""
-        return self.encoder.name if self.encoder else "an unknown encoder"
+        """Of the vectors that it decodes, for people; that of vectors made elsewhere is unknown."""
+        return self.encoder.name if self.encoder and not self.alignment else "an unknown encoder"
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.atomic import refuse_input, replacing
 from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
-from v2t_cli.io.vectors import grid, open_vectors
+from v2t_cli.io.vectors import Block, grid, open_vectors
 from v2t_cli.models.checkpoint import open_checkpoint
 from v2t_cli.models.metadata import read_info
 from v2t_cli.pipelines.formats import formatter, header
@@ -62,7 +62,8 @@ def decode_file(
         # On a terminal the rows themselves show the progress.
         track = console.silent if on_terminal else console.progress_bar
         advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
-        for row in decode(opened, reader.blocks(blocks), fitted, config.seed, processes, advance=advance):
+        own = (Block(first, opened.aligned(given)) for first, given in reader.blocks(blocks))
+        for row in decode(opened, own, fitted, config.seed, processes, advance=advance):
             out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
         out.finish()
 

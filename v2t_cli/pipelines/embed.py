@@ -37,6 +37,8 @@ def embed_file(
     if output == "-" and streams.to_terminal():
         raise RequestError("stdout: is a terminal, and .npy is a binary format; use -o FILE, or a pipe")
     info = read_info(checkpoint_folder(checkpoint)) if checkpoint else None
+    if info and info.alignment:
+        raise RequestError(f"{checkpoint}: reads the vectors of an encoder that it does not have, so it cannot embed texts")
     if (encoder or (info.encoder.name if info and info.encoder else config.encoder.model)) != USE:
         console.quiet_libraries()
     with launched(config.device) as (processes, device):

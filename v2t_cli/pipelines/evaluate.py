@@ -25,7 +25,7 @@ from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import load_vectors
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all
-from v2t_cli.models.metadata import HELD_OUT
+from v2t_cli.models.metadata import HELD_OUT, read_info
 
 
 def evaluate_files(
@@ -52,6 +52,8 @@ def evaluate_files(
     for output in ("-", str(report)) if report else ("-",):  # the scores go to stdout
         refuse_input(output, texts or str(checkpoint / HELD_OUT), vectors, train_texts)
     wanted, track = resolve_search(config.decode), console.progress_bar  # refuses wrong settings before anything is loaded
+    if read_info(checkpoint).alignment and not vectors:
+        raise RequestError(f"{checkpoint}: reads the vectors of an encoder that it does not have; --vectors names those of the texts")
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
         first = stack.enter_context(ExitStack())
@@ -91,4 +93,4 @@ def _vectors(checkpoint: Checkpoint, lines: list[str], path: str | None, process
     if len(rows) != len(lines):
         raise RequestError(f"{path}: {len(rows)} vectors for {len(lines)} texts; row i must belong to line i")
     check_width(checkpoint.info, rows.shape[1], path)
-    return rows
+    return checkpoint.aligned(rows)

@@ -184,6 +184,8 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     if config.decoder.scratch is None and is_checkpoint(folder):
         info = read_info(folder)
         check_files(folder, info)
+        if info.alignment:
+            raise RequestError(f"decoder '{folder}': is aligned to the vectors of another encoder; name the checkpoint it was made from")
         if info.dim != vectors.shape[1]:
             raise RequestError(f"decoder '{folder}': reads vectors of {info.dim} dimensions, but these have {vectors.shape[1]}")
         if info.encoder and identity:

@@ -11,6 +11,7 @@ from v2t_cli.io.atomic import obstacle
 from v2t_cli.models.checkpoint import UNFINISHED
 from v2t_cli.models.metadata import LOG, RESUME, TRACKED, is_checkpoint
 from v2t_cli.training import state
+from v2t_cli.training.align import align
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.history import EVENTS, History
 from v2t_cli.training.prepare import prepare
@@ -18,7 +19,7 @@ from v2t_cli.training.trainer import TrainResult
 
 
 def train(config: Config, resume: bool = False, overwrite: bool = False, callbacks: Callbacks | None = None) -> TrainResult:
-    """Train as configured and leave a complete checkpoint in config.output.
+    """Train, or align, as configured and leave a complete checkpoint in config.output.
 
     Raises RequestError for a wrong request, V2TError if training itself fails.
     """
@@ -28,6 +29,9 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, callbac
             raise RequestError(f"{file}: lies in the output folder, so the checkpoint might replace it; copy it elsewhere")
     begun = check_output(output, resume, overwrite)
     with state.locked(output):
+        if config.adapter.align:
+            align(config, callbacks.track)
+            return TrainResult(output, finished=True, scores=None)
         trainer = prepare(config, callbacks, begun)
         try:
             with callbacks.stoppable() as should_stop:

