@@ -1,0 +1,142 @@
+"""Forms in which stores keep vectors: as they are, padded with zeros, as 8-bit integers, as sign bits, or cut to their first numbers.
+
+Bits and cut vectors lost something for good. How the rest of a vector follows from what was kept is learned from the checkpoint's
+held-out texts, and candidates are compared in the same form: so the right text still reaches a cosine of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from v2t_cli.core.console import log
+from v2t_cli.core.errors import RequestError
+from v2t_cli.core.similarity import unit_rows
+from v2t_cli.models.alignment import Alignment, fit_alignment
+from v2t_cli.models.checkpoint import Checkpoint
+from v2t_cli.models.encoder import Encoder, embed_all
+from v2t_cli.models.metadata import CheckpointInfo
+
+Form = Literal["auto", "float", "padded", "int8", "bits", "cut"]
+SAMPLED = 10_000  # rows that tell the form and the statistics of a store
+FEW = 100  # rows that are too few for statistics
+SPREAD = 200  # of the 255 steps of an 8-bit integer, that a dimension uses where each has a range of its own
+
+Restore = Callable[[np.ndarray], np.ndarray]  # stored (rows, width) -> float32 (rows, dim)
+
+
+class FormedEncoder(Encoder):
+    """An encoder whose vectors went through a store that keeps less than it was given."""
+
+    def __init__(self, encoder: Encoder, keep: Restore, alignment: Alignment):
+        self.identity, self.gradients = encoder.identity, encoder.gradients
+        self._encoder, self._keep, self._alignment = encoder, keep, alignment
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return self._alignment(self._keep(self._encoder.encode(texts)))
+
+    def count_truncated(self, texts: list[str]) -> int:
+        return self._encoder.count_truncated(texts)
+
+
+def form_of(array: np.ndarray, info: CheckpointInfo, name: str, named: Form = "auto") -> str:
+    """The form of stored vectors (rows, width), by their type, width and values.
+
+    named: by the user. Raises RequestError for vectors of another width, which no form explains. name: of the store, for messages.
+    """
+    width, wanted, some = array.shape[1], info.width, sample(array)
+    if named != "auto":
+        fits = {"float": width == wanted, "int8": width == wanted, "padded": width > wanted, "cut": width < wanted}
+        if not fits.get(named, width == wanted or _is_packed(array, wanted)):
+            raise RequestError(f"{name}: form {named} does not explain vectors of {width} numbers where the checkpoint reads {wanted}")
+        return named
+    if width == wanted:
+        return _by_values(some) if len(some) else "float"
+    if _is_packed(array, wanted):
+        return "bits"
+    if width > wanted and len(some) and not some[:, wanted:].any():
+        return "padded"
+    way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
+    if width < wanted:
+        way += f"; if they are the first {width} numbers of its vectors: --form cut"
+    raise RequestError(f"{name}: vectors of {width} dimensions, but the checkpoint reads {wanted} (of {info.encoder_name}); {way}")
+
+
+def _by_values(some: np.ndarray) -> str:
+    """The form of vectors of the right width. Integers may come as floating-point numbers."""
+    values = np.unique(some).astype(np.float64)
+    low, high = values[0], values[-1]
+    if len(values) == 2 and high > 0 and low in (0, -high):
+        return "bits"
+    return "int8" if 2 <= max(-low, high) <= 255 and (values == np.round(values)).all() else "float"
+
+
+def _is_packed(array: np.ndarray, width: int) -> bool:
+    """Whether these may be sign bits, 8 in a byte."""
+    return array.dtype.itemsize == 1 and array.shape[1] == -(-width // 8) and array.shape[1] != width
+
+
+def sample(array: np.ndarray) -> np.ndarray:
+    """At most SAMPLED rows, spread over all."""
+    return np.asarray(array[:: max(1, -(-len(array) // SAMPLED))])
+
+
+def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Checkpoint, Restore]:
+    """How to restore the vectors of a store of this form, and the checkpoint with an encoder that compares texts in this form.
+
+    array: all rows as they are stored. Raises RequestError if the encoder is missing that bits or cut vectors need.
+    """
+    width = checkpoint.info.width
+    if form == "float":
+        return checkpoint, lambda rows: rows.astype(np.float32)
+    if form == "padded":
+        log.info(f"the vectors have {array.shape[1]} numbers, but all after the first {width} are 0; these are left out")
+        return checkpoint, lambda rows: rows[:, :width].astype(np.float32)
+    if checkpoint.alignment:
+        raise RequestError(f"the checkpoint is aligned to floating-point vectors; it cannot read form {form}")
+    if form == "int8":
+        return checkpoint, _integers(checkpoint, array)
+    if checkpoint.encoder is None:
+        raise RequestError(f"form {form} needs the checkpoint's encoder, to learn what such vectors have lost")
+    kept = array.shape[1]
+    read: Restore = _bits(array, width) if form == "bits" else lambda rows: unit_rows(rows.astype(np.float32))
+    keep: Restore = (lambda rows: np.sign(rows) + (rows == 0) * -1.0) if form == "bits" else lambda rows: unit_rows(rows[:, :kept])
+    whole = embed_all(checkpoint.encoder, checkpoint.held_out())
+    fitted = fit_alignment(keep(whole), whole)
+    what = "sign bits" if form == "bits" else f"the first {kept} of {width} numbers"
+    log.info(f"the vectors are {what}; the rest is estimated: cosine {fitted.cosine:.2f} with whole vectors, measured on held-out texts")
+    formed = replace(checkpoint, encoder=FormedEncoder(checkpoint.encoder, keep, fitted.alignment))
+    return formed, lambda rows: fitted.alignment(read(rows))
+
+
+def _bits(array: np.ndarray, width: int) -> Restore:
+    """Sign bits as -1 and 1: those of one byte each, or packed as NumPy and sentence-transformers do, the first in the highest bit."""
+    if array.shape[1] == width:
+        return lambda rows: np.where(rows > 0, np.float32(1), np.float32(-1))
+    # int8 of sentence-transformers ("binary") is its uint8 ("ubinary") less 128.
+    shift = 128 if array.dtype == np.int8 else 0
+    return lambda rows: 2 * np.unpackbits((rows.astype(np.int16) + shift).astype(np.uint8), axis=1)[:, :width].astype(np.float32) - 1
+
+
+def _integers(checkpoint: Checkpoint, array: np.ndarray) -> Restore:
+    """8-bit integers with one scale for all, which the length of the vectors tells, or with a range for each dimension.
+
+    Ranges are not stored: mean and deviation of each dimension are matched to those of the training vectors.
+    """
+    adapter, some = checkpoint.inverter.adapter, sample(array).astype(np.float64)
+    spread = np.median(some.max(axis=0) - some.min(axis=0)) if len(some) else 0
+    mean, deviation = adapter.mean.double().cpu().numpy(), adapter.scale.double().cpu().numpy()
+    if spread < SPREAD or len(some) < FEW:
+        # An unsigned zero is 128, if there is a range on both sides of it.
+        zero = 128.0 if array.dtype == np.uint8 and len(some) and some.mean() > 64 else 0.0
+        log.info("the vectors are 8-bit integers; they are brought to the length of the training's")
+        if len(some) < FEW:
+            log.warning(f"{len(some)} rows are too few to find out whether each dimension has a range of its own")
+        length = adapter.training_length or 1.0
+        return lambda rows: (length * unit_rows(rows.astype(np.float32) - zero)).astype(np.float32)
+    log.info("the vectors are 8-bit integers, with a range for each dimension; mean and deviation of each are matched to the training's")
+    centre, scale = some.mean(axis=0), np.maximum(some.std(axis=0), 1e-9)
+    return lambda rows: ((rows - centre) / scale * deviation + mean).astype(np.float32)
