@@ -6,10 +6,10 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from pages import Checker
 from tiny import SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
@@ -48,27 +48,6 @@ def findings(opened, evaluation, vectors):
 def page_of(checkpoint, evaluation, findings, vectors, noise=False, redacted=False) -> str:
     facts = report_facts(evaluation, vectors, checkpoint.folder, checkpoint.info, fit(checkpoint, SEARCH).max_new_tokens, redacted)
     return html_report(evaluation, findings, facts, noise, redacted)
-
-
-class Checker(HTMLParser):
-    """Checks that every element is closed, and collects what would be loaded from elsewhere."""
-
-    VOID = {"meta", "br", "hr", "img"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.outside = [], []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.outside += [value for name, value in attributes if name in ("src", "href", "xlink:href") and not value.startswith("#")]
-
-    def handle_startendtag(self, tag, attributes):
-        self.outside += [value for name, value in attributes if name in ("src", "href", "xlink:href") and not value.startswith("#")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def check_page(page: str) -> None:
