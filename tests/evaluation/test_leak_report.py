@@ -11,6 +11,7 @@ from leaks import CALIBRATION, LEXICON, row, tally
 from pages import Checker
 from tiny import DIM, SENTENCES, interrupting, without_hashes
 
+from v2t_cli.core.errors import V2TError
 from v2t_cli.decoding.candidates import SureWord
 from v2t_cli.evaluation.calibration import Calibration
 from v2t_cli.evaluation.entities import EntityFinder
@@ -155,6 +156,24 @@ def test_an_interrupted_run_ends_with_the_page_of_one_that_was_not(v2t, decode, 
     assert result.exit_code == 0 and "left unchanged" in result.stderr
     again = page_at(tmp_path / "leak.html")
     assert numbers_of(again) == numbers_of(whole) and "of an earlier run" in again and "of an earlier run" not in whole
+
+
+def test_a_page_that_fails_leaves_the_rows_and_can_be_made_later(v2t, decode, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("v2t_cli.pipelines.decode.leak_report", lambda *arguments: (_ for _ in ()).throw(V2TError("no page")))
+        result = v2t(*decode(*IN_FILE))
+    assert result.exit_code == 1 and "error: no page" in result.stderr and "stopped after" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"v.npy", "out.jsonl"}
+    assert v2t(*decode(*IN_FILE, "--resume")).exit_code == 0
+    assert numbers_of(page_at(tmp_path / "leak.html"))[0] == 20
+
+
+def test_a_run_that_must_be_resumed_is_refused_before_held_out_texts_are_decoded(v2t, decode, monkeypatch):
+    with interrupting(8):
+        v2t(*decode(*IN_FILE))
+    monkeypatch.setattr("v2t_cli.pipelines.decode.calibrate", lambda *arguments: pytest.fail("held-out texts were decoded"))
+    result = v2t(*decode(*IN_FILE))
+    assert result.exit_code == 2 and "--resume continues it" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,29 +63,31 @@ def decode_file(
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         opened = open_checkpoint(checkpoint, config, device, encoder, "required" if report else "optional" if search.rerank else "none")
         fitted = fit(opened, search, config.data.cache, console.progress_bar)
-        tally = None
-        if report:
-            calibration = calibrate(opened, fitted, config.seed, console.progress_bar, processes)
-            tally = Tally(calibration, EntityFinder(opened.lexicon), config.seed)
         size = reader.fitting(fitted.batch_size)
+        writing = stack.enter_context(ExitStack())
         if resumable:
-            parts = stack.enter_context(ResumableLines(output, processes, resume, overwrite))
+            parts = writing.enter_context(ResumableLines(output, processes, resume, overwrite))
             settings = {"vectors": digest[:12], "format": form, "seed": config.seed, **search_settings(opened, fitted)}
             signature = Signature(settings=settings, encoder=opened.encoder.identity if opened.encoder else None)
             blocks = parts.begin(reader.rows, size, signature, header(form))
             out: ResumableLines | _Stream = parts
         else:
-            out = _Stream(streams.stdout() if output == "-" else stack.enter_context(replacing(output)))
+            out = _Stream(streams.stdout() if output == "-" else writing.enter_context(replacing(output)))
             out.write(0, header(form))
             blocks = grid(reader.rows, size)
+        tally = None
+        if report:
+            calibration = calibrate(opened, fitted, config.seed, console.progress_bar, processes)
+            tally = Tally(calibration, EntityFinder(opened.lexicon), config.seed)
         # On a terminal the rows themselves show the progress.
         track = console.silent if on_terminal else console.progress_bar
-        advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
+        advance = writing.enter_context(track("decoding", sum(map(len, blocks))))
         for row in decode(opened, reader.blocks(blocks), fitted, config.seed, processes, advance=advance):
             out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
             if tally and not resumable:
                 tally.add(row)
         out.finish()
+        writing.close()
         if tally and page:
             if resumable:  # with the rows of other processes and of earlier runs
                 _count(output, reader.rows, tally)
