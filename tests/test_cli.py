@@ -368,6 +368,8 @@ def test_every_option_is_explained():
         ("decode t.txt --checkpoint {checkpoint}", "t.txt: is text, not a .npy file"),
         ("decode v.npy --checkpoint {checkpoint} -o .", "is a folder"),
         ("decode v.npy --checkpoint {checkpoint} -o v.npy/out.txt", "v.npy/out.txt: cannot be written: v.npy is a file"),
+        ("decode v.npy --checkpoint {checkpoint} --report t.txt/r.html", "t.txt/r.html: cannot be written: t.txt is a file"),
+        ("decode v.npy --checkpoint {checkpoint} --redact", "--redact needs --report"),
         ("eval --checkpoint {checkpoint} --texts absent.txt", "absent.txt: no such text file"),
         ("eval --checkpoint {checkpoint} --texts t.txt --vectors absent.npy", "absent.npy: no such vector file"),
         ("eval --checkpoint {checkpoint} --report t.txt/r.html", "t.txt/r.html: cannot be written: t.txt is a file"),

@@ -157,3 +157,58 @@ def test_audit(folder):
     (folder / "empty").mkdir()
     assert shell(folder, "examples/audit.sh empty none") == [head]
     assert bash("examples/audit.sh absent report", folder).returncode == 2
+
+
+def test_leaked_stores(tmp_path):
+    """The pages, the table and the index, with a stand-in for v2t. (test_leaked_stores_for_real decodes.)"""
+    for name in ("my stores", "bin", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("a <b> & c.npy", "bad.npy", "d#.npy", "index.npy", "notes.txt"):
+        (tmp_path / "my stores" / name).write_text("")
+    v2t = tmp_path / "bin" / "v2t"
+    v2t.write_text(
+        "#!/usr/bin/env bash\n"
+        'echo "$2" >> calls\n[ "$2" != "my stores/bad.npy" ] || exit 2\n'
+        'while [ $# -gt 0 ]; do case $1 in -o) echo row > "$2" ;; --report) page=$2 ;; esac; shift; done\n'
+        "[ -e stopped ] || { touch stopped; exit 130; }\n"
+        """printf '<meta name="rows" content="12">\\n<meta name="surely-read" content="5">\\n' > "$page"\n"""
+    )
+    v2t.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{v2t.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def report(stores="my stores", **variables):
+        command = ["bash", str(ROOT / "examples" / "leaked_stores.sh"), stores, "a report"]
+        return subprocess.run(command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True, check=False)
+
+    assert report().returncode == 130 and not (tmp_path / "a report" / "index.html").exists()
+    done = report()
+    names = ["a <b> & c", "d#", "index"]
+    rows = ["a <b> & c\t12\t5\t41.7%", "bad\t\t\tcould not be read", "d#\t12\t5\t41.7%", "index\t12\t5\t41.7%"]
+    assert done.returncode == 1 and done.stdout.splitlines() == ["file\trows\tsurely read\tshare", *rows]
+    assert {path.name for path in (tmp_path / "a report").iterdir()} == {
+        *(f"{name}{end}" for name in names for end in (".jsonl", ".report.html")),
+        *("index.html", "made-with.txt"),
+    }
+    index = (tmp_path / "a report" / "index.html").read_text(encoding="utf-8")
+    assert '<a href="./a &lt;b&gt; &amp; c.report.html">a &lt;b&gt; &amp; c</a></td><td>12</td><td>5</td><td>41.7%' in index
+    assert 'href="./d%23.report.html"' in index and "<td>could not be read</td>" in index
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert report().stdout == done.stdout
+    assert (tmp_path / "calls").read_text().splitlines() == [*calls, "my stores/bad.npy"], "what is done is left alone"
+    done = report(OPTIONS="--redact")
+    assert done.returncode == 2 and "a report: holds results of quality balanced, checkpoint" in done.stderr, "pages that are not masked"
+    (tmp_path / "a report" / "made-with.txt").unlink()
+    assert report("empty").stdout == "file\trows\tsurely read\tshare\n"
+    assert report("absent").returncode == 2
+
+
+def test_leaked_stores_for_real(folder):
+    stores = folder / "leaked stores"
+    stores.mkdir()
+    (folder / "leaked.txt").write_text("Tea or coffee?\nHow much is the ticket?\n", encoding="utf-8")
+    embed(folder, "leaked.txt", "leaked stores/a b.npy", "en-mini")
+    _, row = shell(folder, "OPTIONS=--redact examples/leaked_stores.sh 'leaked stores' pages")
+    name, rows, sure, _ = row.split("\t")
+    assert (name, rows, sure) == ("a b", "2", "2")
+    assert "2</strong> of 2 rows were surely read" in (folder / "pages" / "a b.report.html").read_text(encoding="utf-8")
+    assert len((folder / "pages" / "a b.jsonl").read_text(encoding="utf-8").splitlines()) == 2

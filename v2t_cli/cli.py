@@ -142,6 +142,8 @@ def decode_command(
     checkpoint: opt.CheckpointOption = None,
     output: opt.TextsOutput = "-",
     format_: opt.FormatOption = "text",
+    report: opt.LeakReportOption = None,
+    redact: opt.LeakRedactOption = False,
     quality: opt.QualityOption = None,
     strategy: opt.StrategyOption = None,
     candidates: opt.CandidatesOption = None,
@@ -166,13 +168,17 @@ def decode_command(
     settings = opt.settings_of(config, set_, typed, trust_remote_code)
     if settings.decode.candidates > 1 and format_ != "jsonl":
         raise RequestError(f"{settings.decode.candidates} candidates need --format jsonl: {format_} has one text per vector")
+    if redact and not report:
+        raise RequestError("--redact needs --report: the decoded rows themselves are not masked")
     folder, named = opt.checkpoint_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
     opt.check_vectors(vectors)
     opt.check_writable(output)
+    if report:
+        opt.check_writable(report)
     console.quiet_libraries()
     from v2t_cli.pipelines.decode import decode_file
 
-    decode_file(vectors, output, settings, folder, named, format_, resume, overwrite)
+    decode_file(vectors, output, settings, folder, named, format_, resume, overwrite, report, redact)
 
 
 @app.command("eval")

@@ -158,6 +158,23 @@ CandidatesOption = Annotated[
     _option("--candidates", metavar="N", min=1, help="Give the N best texts of each vector. Needs --format jsonl.", panel=SEARCH),
 ]
 SeedOption = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Random seed. Only --strategy sample uses it.", panel=SEARCH)]
+LeakReportOption = Annotated[
+    Path | None,
+    _option(
+        "--report",
+        metavar="FILE.html",
+        help="Also write an HTML report: how many rows were surely read, what they hold, and what to do. "
+        "With -o FILE it needs --format jsonl.",
+    ),
+]
+LeakRedactOption = Annotated[
+    bool,
+    _flag(
+        "--redact",
+        help="Mask names, numbers, dates, addresses and rare words in the texts that the report shows. The decoded rows (-o, stdout) "
+        "are not masked.",
+    ),
+]
 DecodeBatchOption = Annotated[
     int | None, _option("--batch-size", metavar="N", min=1, help="Vectors to decode at a time. Halved if memory runs out.")
 ]

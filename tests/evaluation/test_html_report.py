@@ -6,21 +6,20 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from pages import Checker
 from tiny import SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.errors import V2TError
-from v2t_cli.decoding.candidates import SureWord
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation import audit as measures
 from v2t_cli.evaluation.audit import Findings, NoiseResult, audit, decode_with_noise, outcomes, trust, word_recalls
 from v2t_cli.evaluation.entities import EntityFinder
 from v2t_cli.evaluation.evaluate import Sample, evaluate
-from v2t_cli.evaluation.html_report import _marked, _percent, html_report, report_facts
+from v2t_cli.evaluation.html_report import html_report, report_facts
 from v2t_cli.evaluation.metrics import Recall
 from v2t_cli.evaluation.redaction import Redactor
 from v2t_cli.models.lexicon import Lexicon
@@ -49,38 +48,6 @@ def findings(opened, evaluation, vectors):
 def page_of(checkpoint, evaluation, findings, vectors, noise=False, redacted=False) -> str:
     facts = report_facts(evaluation, vectors, checkpoint.folder, checkpoint.info, fit(checkpoint, SEARCH).max_new_tokens, redacted)
     return html_report(evaluation, findings, facts, noise, redacted)
-
-
-def test_percents_round_to_all_and_none_only_where_that_is_true():
-    values = (0, 1e-9, 0.05, 0.5, 0.996, 0.99999, 1)
-    assert [_percent(value) for value in values] == ["0%", "0.1%", "5.0%", "50%", "99.6%", "99.9%", "100%"]
-
-
-def test_words_are_marked_by_how_sure_they_are():
-    pair = Sample("", "Да, <b> нет!", 0.9, [SureWord("Да", 0.99), SureWord("b", 0.7), SureWord("нет", 0.3)])
-    assert [part for part in _marked(pair) if part[0]] == [("Да", "sure"), (", <", ""), ("b", ""), ("> ", ""), ("нет", "unsure"), ("!", "")]
-    assert "".join(part for part, _ in _marked(Sample("", "Что\n?", None))) == "Что ?"
-
-
-class Checker(HTMLParser):
-    """Checks that every element is closed, and collects what would be loaded from elsewhere."""
-
-    VOID = {"meta", "br", "hr", "img"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.outside = [], []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.outside += [value for name, value in attributes if name in ("src", "href", "xlink:href") and not value.startswith("#")]
-
-    def handle_startendtag(self, tag, attributes):
-        self.outside += [value for name, value in attributes if name in ("src", "href", "xlink:href") and not value.startswith("#")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def check_page(page: str) -> None:

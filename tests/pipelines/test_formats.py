@@ -1,7 +1,10 @@
 import json
 
-from v2t_cli.decoding.candidates import Candidate, Row
-from v2t_cli.pipelines.formats import formatter, header
+import pytest
+
+from v2t_cli.core.errors import RequestError
+from v2t_cli.decoding.candidates import Candidate, Row, SureWord
+from v2t_cli.pipelines.formats import formatter, header, read_rows
 
 ROW = Row(3, [Candidate('он сказал: "да"', -1.25, 0.5), Candidate("нет", -2.0, 0.25)])
 BLIND = Row(0, [Candidate("а", -1.0)])
@@ -27,3 +30,22 @@ def test_jsonl_lists_the_candidates_where_several_are_asked_for():
         {"text": "нет", "logprob": -2.0, "cosine": 0.25},
     ]
     assert json.loads(formatter("jsonl", 1)(BLIND))["cosine"] is None
+
+
+def test_jsonl_is_read_back(tmp_path):
+    rows = [
+        Row(0, [Candidate("\x85 \u2028<b>", -1.0, 0.123456)]),
+        Row(1, ROW.candidates, words=[SureWord("да", 0.25)]),
+        Row(2, BLIND.candidates),
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{formatter('jsonl', 2)(row)}\n" for row in rows), encoding="utf-8")
+    assert list(read_rows(str(path))) == [Row(row.index, row.candidates[:1], words=row.words) for row in rows]
+
+
+@pytest.mark.parametrize("line", ["да", "[]", "1", '{"index": 0}', '{"index": 2, "text": "", "logprob": 0, "cosine": 0}', "\udcff"])
+def test_what_is_no_jsonl_of_rows(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{formatter('jsonl', 1)(BLIND)}\n{line}\n", encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(RequestError, match="rows.jsonl, line [12]: is not decoded row [01] as jsonl"):
+        list(read_rows(str(path)))

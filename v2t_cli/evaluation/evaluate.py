@@ -150,7 +150,7 @@ def evaluate(
         scores=score_texts(generated, texts, cosines),
         entities=EntityFinder(checkpoint.lexicon).recalls(texts, generated),
         quality=search.quality,
-        strategy=f"{search.strategy}, {search.beams} per vector" + _judged(search),
+        strategy=strategy_of(search),
         milliseconds=milliseconds,
         encoder_calls=float(np.mean([row.encoder_calls for row in rows])),
         by_length=_by_length(lengths - 1, TOKENS, generated, texts, cosines),
@@ -164,10 +164,10 @@ def evaluate(
     )
 
 
-def _judged(search: FittedSearch) -> str:
-    if not search.rerank:
-        return ""
-    return ", re-ranked and corrected" if search.rounds and search.edits else ", re-ranked"
+def strategy_of(search: FittedSearch) -> str:
+    """The search in words."""
+    judged = "" if not search.rerank else ", re-ranked and corrected" if search.rounds and search.edits else ", re-ranked"
+    return f"{search.strategy}, {search.beams} per vector{judged}"
 
 
 def _divided_losses(

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from v2t_cli import __version__
-from v2t_cli.core.one_line import to_line
 from v2t_cli.evaluation import redaction
 from v2t_cli.evaluation.audit import NEAR_F1, NEIGHBOURS, RARE, SAME_MEANING, Findings
-from v2t_cli.evaluation.evaluate import SURE_BANDS, Evaluation, Sample
-from v2t_cli.evaluation.metrics import Interval
-from v2t_cli.models.lexicon import WORD
+from v2t_cli.evaluation.evaluate import Evaluation
+from v2t_cli.evaluation.page import SURE, UNSURE, checkpoint_facts, render, search_fact, versions_fact
 from v2t_cli.models.metadata import CheckpointInfo
 
 FEW = 10  # fewer rows do not show whether the cosine can be trusted
-SURE, UNSURE = SURE_BANDS[0], SURE_BANDS[2]  # probabilities from which, and below which, a word is marked
 INK = "#010203"  # placeholder in the plots for the colour of the page's text
 BLUE, ORANGE, GREEN = "#3b82c4", "#d9822b", "#2f9e77"  # readable on white and on black, distinct to most colour-blind readers
 
@@ -36,8 +28,8 @@ def html_report(evaluation: Evaluation, findings: Findings, facts: Mapping[str, 
     findings; redacted: whether the texts in the findings are masked.
     """
     fraction = {it.how: it.fraction for it in findings.outcomes}
-    template = _environment().get_template("html_report.html.jinja")
-    return template.render(
+    return render(
+        "html_report.html.jinja",
         evaluation=evaluation,
         findings=findings,
         facts=facts,
@@ -70,51 +62,16 @@ def report_facts(
     texts = hashlib.sha256("".join(f"{pair.source}\n" for pair in evaluation.pairs).encode()).hexdigest()
     array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     scores = evaluation.scores
-    encoder = info.encoder.name if info.encoder and not info.alignment else "unknown"
     cut = f", of which the encoder read {evaluation.cut_texts:,} only in part, because they are too long" if evaluation.cut_texts else ""
-    versions = [f"v2t {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))]
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "checkpoint": folder.name if redacted else str(folder),
-        "encoder of the vectors": f"{Path(encoder).name if redacted else encoder}, {info.width} numbers",
-        "search": f"quality {evaluation.quality}: {evaluation.strategy}; at most {max_new_tokens} tokens",
+        **checkpoint_facts(folder, info, redacted),
+        "search": search_fact(evaluation.quality, evaluation.strategy, max_new_tokens),
         "effort": f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts per vector",
         "texts": f"{scores.n:,}{cut}" + ("" if redacted else f", SHA-256 {texts[:16]}…"),
         "vectors": f"SHA-256 {array[:16]}…",
         "BLEU, chrF, F1": f"{scores.bleu:.1f}, {scores.chrf:.1f}, {scores.token_f1:.3f}",
-        "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
+        "versions": versions_fact(),
     }
-
-
-def _environment() -> Environment:
-    """Escapes every value, and fails on a name that the template was not given."""
-    folder = PackageLoader("v2t_cli", "evaluation")
-    environment = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"percent": _percent, "thousands": "{:,}".format, "interval": _interval, "one_line": to_line, "marked": _marked}
-    return environment
-
-
-def _marked(pair: Sample) -> list[tuple[str, str]]:
-    """The decoded text in parts, each with the class that shows how sure it is, or none."""
-    text, parts, end = to_line(pair.text), [], 0
-    for match, sure in zip(WORD.finditer(text), pair.words or []):
-        how = "sure" if sure.probability >= SURE else "unsure" if sure.probability < UNSURE else ""
-        parts += [(text[end : match.start()], ""), (match.group(), how)]
-        end = match.end()
-    return [*parts, (text[end:], "")]
-
-
-def _percent(fraction: float) -> str:
-    """0% only for none and 100% only for all."""
-    if fraction in (0, 1) or 0.1 <= fraction < 0.9:
-        return f"{fraction:.0%}"
-    return f"{min(max(fraction, 0.001), 0.999):.1%}"
-
-
-def _interval(bounds: Interval) -> str:
-    return "{:.0%} to {:.0%}".format(*bounds)
 
 
 def _plots(evaluation: Evaluation, findings: Findings) -> dict[str, str]:

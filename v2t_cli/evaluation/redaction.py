@@ -8,6 +8,7 @@ from v2t_cli.decoding.candidates import SureWord
 from v2t_cli.evaluation.audit import Findings
 from v2t_cli.evaluation.entities import NEVER, EntityFinder
 from v2t_cli.evaluation.evaluate import Evaluation, Sample
+from v2t_cli.evaluation.leak import Example, Leak
 from v2t_cli.models.lexicon import WORD, Lexicon
 
 MASKS = {"names": "name", "numbers": "number", "dates": "date", "phone numbers": "phone", "addresses": "address"}
@@ -33,17 +34,34 @@ class Redactor:
         worst, median, best = map(self._samples, (findings.worst, findings.median, findings.best))
         return replace(findings, worst=worst, median=median, best=best)
 
+    def leak(self, leak: Leak) -> Leak:
+        """Like `evaluation`, with masked examples."""
+        telling, plain, likely, unlikely = map(self._examples, (leak.telling, leak.plain, leak.likely, leak.unlikely))
+        return replace(leak, telling=telling, plain=plain, likely=likely, unlikely=unlikely)
+
     def _samples(self, samples: list[Sample]) -> list[Sample]:
         return [self.sample(it) for it in samples] if len(self._lexicon) else []
 
     def sample(self, pair: Sample) -> Sample:
         """The pair with masks. A mask is as sure as the least sure word that it hides."""
-        entities = [it for text in (pair.source, pair.text) for it in self._finder.find(text)]
-        names = {word.lower() for it in entities if it.kind == "names" for word in WORD.findall(it.text)}
+        names = self._names(pair.source, pair.text)
         numbers: dict[tuple[str, str], int] = {}
         source, _ = self._mask(pair.source, [], names, numbers)
         text, words = self._mask(pair.text, pair.words or [], names, numbers)
         return replace(pair, source=source, text=text, words=None if pair.words is None else words)
+
+    def _examples(self, examples: list[Example]) -> list[Example]:
+        return [self.example(it) for it in examples] if len(self._lexicon) else []
+
+    def example(self, example: Example) -> Example:
+        """The row with masks, as sure as in `sample`."""
+        text, words = self._mask(example.text, example.words or [], self._names(example.text), {})
+        return replace(example, text=text, words=None if example.words is None else words)
+
+    def _names(self, *texts: str) -> set[str]:
+        """The words of the names in the texts, in lower case."""
+        entities = [it for text in texts for it in self._finder.find(text)]
+        return {word.lower() for it in entities if it.kind == "names" for word in WORD.findall(it.text)}
 
     def _mask(self, text: str, words: list[SureWord], names: set[str], numbers: dict[tuple[str, str], int]) -> tuple[str, list[SureWord]]:
         """names: in lower case, masked wherever they stand; numbers: those of the masks, by kind and text."""

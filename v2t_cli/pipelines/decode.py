@@ -1,4 +1,4 @@
-"""`v2t decode`: a file of vectors to a file of texts."""
+"""`v2t decode`: a file of vectors to a file of texts, and to an HTML report."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from typing import BinaryIO
 
 from v2t_cli.core import console, streams
 from v2t_cli.core.config import Config
+from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import in_order
 from v2t_cli.core.processes import launched
 from v2t_cli.core.types import Format
 from v2t_cli.decoding.decode import check_width, decode, search_settings
-from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.io.atomic import refuse_input, replacing
+from v2t_cli.decoding.search import Search, fit, resolve_search
+from v2t_cli.evaluation.calibration import calibrate
+from v2t_cli.evaluation.entities import EntityFinder
+from v2t_cli.evaluation.leak import Tally
+from v2t_cli.evaluation.leak_report import leak_facts, leak_report
+from v2t_cli.evaluation.redaction import Redactor
+from v2t_cli.io.atomic import check_target, refuse_input, replacing
 from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
 from v2t_cli.io.vectors import Block, grid, open_vectors
 from v2t_cli.models.checkpoint import open_checkpoint
-from v2t_cli.models.metadata import read_info
-from v2t_cli.pipelines.formats import formatter, header
+from v2t_cli.models.metadata import HELD_OUT, read_info
+from v2t_cli.pipelines.formats import formatter, header, read_rows
 
 
 def decode_file(
@@ -31,41 +37,93 @@ def decode_file(
     form: Format = "text",
     resume: bool = False,
     overwrite: bool = False,
+    report: Path | None = None,
+    redact: bool = False,
 ) -> None:
     """Decode a .npy of shape (rows, dim); write one line per row, in order. `-` is stdin or stdout.
 
-    encoder: the one that the user named, in place of the checkpoint's own. resume, overwrite: as in ResumableLines.
+    encoder: the one that the user named, in place of the checkpoint's own. resume, overwrite: as in ResumableLines. report: the HTML
+    page to write on what the rows give away; redact: mask names, numbers and the like in the texts that it shows.
+
     Raises RequestError for vectors, checkpoints, encoders and settings that do not fit together.
     """
     search = resolve_search(config.decode)
     refuse_input(output, vectors)
+    if report:
+        _check_report(report, vectors, output, checkpoint, search)
     line, on_terminal = formatter(form, search.candidates), output == "-" and streams.to_terminal()
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
         resumable = is_resumable(vectors, output, processes, resume, overwrite)
+        if report and resumable and form != "jsonl":
+            raise RequestError(f"--report reads the rows back from {output}, which needs --format jsonl")
+        page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors)))
         check_width(read_info(checkpoint), reader.dim, reader.name)
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
-        opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if search.rerank else "none")
+        opened = open_checkpoint(checkpoint, config, device, encoder, "required" if report else "optional" if search.rerank else "none")
         fitted = fit(opened, search, config.data.cache, console.progress_bar)
         size = reader.fitting(fitted.batch_size)
+        writing = stack.enter_context(ExitStack())
         if resumable:
-            parts = stack.enter_context(ResumableLines(output, processes, resume, overwrite))
+            parts = writing.enter_context(ResumableLines(output, processes, resume, overwrite))
             settings = {"vectors": digest[:12], "format": form, "seed": config.seed, **search_settings(opened, fitted)}
             signature = Signature(settings=settings, encoder=opened.encoder.identity if opened.encoder else None)
             blocks = parts.begin(reader.rows, size, signature, header(form))
             out: ResumableLines | _Stream = parts
         else:
-            out = _Stream(streams.stdout() if output == "-" else stack.enter_context(replacing(output)))
+            out = _Stream(streams.stdout() if output == "-" else writing.enter_context(replacing(output)))
             out.write(0, header(form))
             blocks = grid(reader.rows, size)
+        tally = None
+        if report:
+            calibration = calibrate(opened, fitted, config.seed, console.progress_bar, processes)
+            tally = Tally(calibration, EntityFinder(opened.lexicon), config.seed)
         # On a terminal the rows themselves show the progress.
         track = console.silent if on_terminal else console.progress_bar
-        advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
+        advance = writing.enter_context(track("decoding", sum(map(len, blocks))))
         own = (Block(first, opened.aligned(given)) for first, given in reader.blocks(blocks))
         for row in decode(opened, own, fitted, config.seed, processes, advance=advance):
             out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
+            if tally and not resumable:
+                tally.add(row)
         out.finish()
+        writing.close()
+        if tally and page:
+            if resumable:  # with the rows of other processes and of earlier runs
+                _count(output, reader.rows, tally)
+            leak = tally.result()
+            facts = leak_facts(leak, reader.name, digest, opened.folder, opened.info, fitted, redact)
+            if isinstance(out, ResumableLines) and out.untouched:
+                facts["rows"] = "of an earlier run; whether it had this checkpoint and search was not checked"
+            page.write(leak_report(Redactor(opened.lexicon).leak(leak) if redact else leak, facts, redact).encode())
+    if page:
+        console.log.info(f"{report}: written")
+
+
+def _check_report(report: Path, vectors: str, output: str, checkpoint: Path, search: Search) -> None:
+    """Raise RequestError, before anything is loaded, if there can be no such page beside the output."""
+    refuse_input(report, vectors, str(checkpoint / HELD_OUT))
+    if output != "-" and check_target(report) == check_target(output):
+        raise RequestError(f"{report}: is also the output of the rows; choose another name for the report")
+    if read_info(checkpoint).alignment:
+        raise RequestError(f"{checkpoint}: is aligned to the vectors of another encoder, so held-out texts cannot tell how sure a row is")
+    if not search.rerank:
+        raise RequestError("--report needs the cosine of each row: use --quality balanced or best, or --set decode.rerank=true")
+
+
+def _count(path: str, rows: int, tally: Tally) -> None:
+    """Add the rows of a finished output to a tally. Raises RequestError if they are not those of this run."""
+    found = 0
+    with console.progress_bar("counting what the rows hold", rows) as advance:
+        for row in read_rows(path):
+            if row.best.cosine is None:
+                raise RequestError(f"{path}: row {row.index} has no cosine, which --report needs; --overwrite decodes again")
+            tally.add(row)
+            found += 1
+            advance(1)
+    if found != rows:
+        raise RequestError(f"{path}: holds {found:,} rows for {rows:,} vectors; --overwrite decodes again")
 
 
 class _Stream:

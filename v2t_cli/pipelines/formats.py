@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import to_json
 from v2t_cli.core.types import Format
-from v2t_cli.decoding.candidates import Candidate, Row
+from v2t_cli.decoding.candidates import Candidate, Row, SureWord
 
 
 def header(name: Format) -> list[str]:
@@ -41,3 +43,20 @@ def _jsonl(row: Row, candidates: int) -> str:
 def _fields(candidate: Candidate) -> dict[str, Any]:
     cosine = None if candidate.cosine is None else round(candidate.cosine, 6)
     return {"text": candidate.text, "logprob": round(candidate.logprob, 4), "cosine": cosine}
+
+
+def read_rows(path: str) -> Iterator[Row]:
+    """Yield the rows of a jsonl file, each with its best candidate, as rounded as the file has it.
+
+    Raises RequestError, naming the line, for what is not row i in line i.
+    """
+    with open(path, "rb") as stream:
+        for index, line in enumerate(stream):
+            try:
+                row = json.loads(line)
+                if row["index"] != index:
+                    raise ValueError(f"row {row['index']}")
+                words = [SureWord(it["word"], it["probability"]) for it in row["words"]] if "words" in row else None
+                yield Row(index, [Candidate(row["text"], row["logprob"], row["cosine"])], words=words)
+            except (ValueError, KeyError, TypeError):
+                raise RequestError(f"{path}, line {index + 1}: is not decoded row {index} as jsonl; --overwrite decodes again") from None
