@@ -14,8 +14,8 @@ def every_edit(text: str, *words: str) -> list[Edit]:
     parsed = Parsed(text)
     insertions = [it for word in words for it in parsed.insertions(word)]
     replacements = [parsed.replacement(number, word) for number in range(len(parsed)) for word in words]
-    orders = [*parsed.swaps(neighbours=False), *parsed.moves(), *parsed.block_moves()]
-    return [*parsed.cases(), *insertions, *replacements, *parsed.deletions(), *parsed.marks(["", ".", "?!"]), *orders]
+    orders = [*parsed.swaps(neighbours=False), *parsed.moves(), *parsed.block_moves(), *parsed.sentence_moves(), *parsed.rotations()]
+    return [*parsed.cases(), *parsed.digits(), *insertions, *replacements, *parsed.deletions(), *parsed.marks(["", ".", "?!"]), *orders]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def moved(words: list[str], sizes: range) -> set[str]:
 
 
 def test_the_edits_of_a_text_grow_no_faster_than_the_text():
-    few, many = (len(every_edit(" ".join(map(str, range(count))), "слово", "!")) for count in (20, 40))
+    few, many = (len(every_edit(" ".join(map(str, range(10, 10 + count))), "слово", "!")) for count in (20, 40))
     assert many <= 2.2 * few
 
 
@@ -166,6 +166,27 @@ def test_marks_keep_their_places_when_blocks_move():
     assert "— Два, три один: «четыре» пять!.." in found and "— Четыре, пять один: «два» три!.." in found
     assert {re.sub(r"\w+", "w", it) for it in found} == {"— w, w w: «w» w!.."}
     assert {tuple(sorted(re.findall(r"\w+", it.lower()))) for it in found} == {tuple(sorted(re.findall(r"\w+", text.lower())))}
+
+
+def test_digits_become_others_the_nearest_first():
+    found = texts_of(Parsed("Дом 19, к. 5").digits(), "Дом 19, к. 5")
+    assert found[:4] == ["Дом 29, к. 5", "Дом 10, к. 5", "Дом 19, к. 6", "Дом 09, к. 5"]
+    assert len(set(found)) == len(found) == 27 and not list(Parsed("Дом ² ٣").digits())
+
+
+def test_sentences_move_with_their_marks():
+    text = "Это он, Иван. А ты кто? Я — Анна!"
+    found = texts_of(Parsed(text).sentence_moves(), text)
+    assert found == ["А ты кто? Это он, Иван. Я — Анна!", "А ты кто? Я — Анна! Это он, Иван.", "Это он, Иван. Я — Анна! А ты кто?"]
+    assert texts_of(Parsed("Да. Нет").sentence_moves(), "Да. Нет") == ["Нет Да."]
+    assert not list(Parsed(TEXT).sentence_moves()) and not list(Parsed("").sentence_moves())
+
+
+def test_what_stands_before_and_after_a_word_or_a_gap_changes_places():
+    text = "Пришёл Иван и ушла Анна."
+    found = texts_of(Parsed(text).rotations(), text)
+    assert "Ушла Анна и пришёл Иван." in found and "И ушла Анна пришёл Иван." in found and len(found) == 5
+    assert not list(Parsed("Два слова").rotations())
 
 
 def test_a_sentence_may_start_behind_a_mark():

@@ -194,6 +194,7 @@ class Corrector:
         text, effort = task.text, task.effort
         kinds: list[tuple[Iterable[Edit], int]] = [
             (rearrangements(text, task.cosine, self.words.lexicon.ends, effort, first), effort.order),
+            (text.digits(), effort.edits),
             (rewordings(text, task.own, row.wanted, shortlist, self.words, effort, gradients), effort.edits),
             (self._spelled(task, of_tokens[: 3 * effort.tokens]), effort.tokens),
         ]

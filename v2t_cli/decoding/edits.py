@@ -12,6 +12,7 @@ from v2t_cli.core.one_line import to_row
 from v2t_cli.models.lexicon import WORD, inner_words, text_end
 
 _MARK = re.compile(r"[^\w\s]")
+_SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”»)]*(?=\s)|\Z)")
 REACH = 4  # places by which a word moves, at most: a text that is twice as long shall have twice as many edits
 LONGEST_BLOCK = 4  # words that move together, at most
 
@@ -119,6 +120,13 @@ class Parsed:
             if self.text[stop] == " ":
                 yield edit(Span(stop, stop, ","))
 
+    def digits(self) -> Iterator[Edit]:
+        """Each digit by each other one: the nearest ones of all digits first."""
+        places = [place for start, stop in self.spans for place in range(start, stop) if self.text[place] in "0123456789"]
+        for step in (1, -1, 2, -2, 3, -3, 4, -4, 5):
+            for place in places:
+                yield edit(Span(place, place + 1, str((int(self.text[place]) + step) % 10)))
+
     def cases(self) -> Iterator[Edit]:
         """The first letter of the text, and of each other word, in the other case."""
         yield FLIP
@@ -140,15 +148,34 @@ class Parsed:
                     if disjoint(moved, gone):
                         yield together([gone, moved])
 
+    def sentence_moves(self) -> Iterator[Edit]:
+        """Move each sentence, with its marks, to each later place within REACH."""
+        sentences = _SENTENCE.findall(self.text)
+        for number, sentence in enumerate(sentences):
+            for place in range(number + 1, min(len(sentences), number + 1 + REACH)):
+                order = [*sentences[:number], *sentences[number + 1 : place + 1], sentence, *sentences[place + 1 :]]
+                yield edit(Span(0, len(self.text), " ".join(order)))
+
+    def rotations(self) -> Iterator[Edit]:
+        """Swap what stands before and after each word, such as "and", and before and after each gap; marks stay between the same places."""
+        count = range(len(self))
+        for middle in count[1:-1]:
+            yield self._ordered([*count[middle + 1 :], middle, *count[:middle]])
+        for start in count[2:-1]:
+            yield self._ordered([*count[start:], *count[:start]])
+
+    def _ordered(self, order: list[int]) -> Edit:
+        """The words in another order; marks stay between the same places."""
+        gaps = [self.text[left[1] : right[0]] for left, right in zip(self.spans, self.spans[1:])]
+        new = "".join(chain.from_iterable(zip((self.words[i] for i in order), [*gaps, ""])))
+        return edit(Span(self.spans[0][0], self.spans[-1][1], new))
+
     def block_moves(self) -> Iterator[Edit]:
         """Move two to LONGEST_BLOCK neighbouring words to each later or earlier place within REACH; marks stay between the same places."""
         count = len(self)
-        gaps = [self.text[left[1] : right[0]] for left, right in zip(self.spans, self.spans[1:])]
         for start in range(count):
             for stop in range(start + 2, min(count, start + LONGEST_BLOCK) + 1):
                 for place in (*range(max(0, start - REACH), start), *range(stop + 1, min(count, stop + REACH) + 1)):
                     rest = [*range(start), *range(stop, count)]
                     cut = place if place < start else place - (stop - start)
-                    order = [self.words[i] for i in (*rest[:cut], *range(start, stop), *rest[cut:])]
-                    new = "".join(chain.from_iterable(zip(order, [*gaps, ""])))
-                    yield edit(Span(self.spans[0][0], self.spans[-1][1], new))
+                    yield self._ordered([*rest[:cut], *range(start, stop), *rest[cut:]])

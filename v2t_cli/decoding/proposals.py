@@ -72,11 +72,13 @@ def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort,
     yield from text.deletions()
     yield from text.marks(ends[: max(3, effort.edits // 8)] if first or cosine > NEAR else [])
     yield from text.cases()
+    yield from text.sentence_moves()
     orderly = cosine > ORDERLY or effort.thorough
     yield from text.swaps(neighbours=not orderly)
     if orderly:
         yield from text.moves()
     if effort.thorough:
+        yield from text.rotations()
         yield from text.block_moves()
 
 
