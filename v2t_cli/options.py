@@ -124,6 +124,17 @@ EncoderBatchOption = Annotated[
     int | None, _option("--batch-size", metavar="N", min=1, help="Texts to embed at a time. Lower it if memory runs out.")
 ]
 
+# of decode and eval
+ColumnOption = Annotated[
+    str | None,
+    _option(
+        "--column",
+        metavar="NAME",
+        help="Column, array, key or collection that holds the vectors. Needed where several can. Columns of pgvector's COPY are numbers "
+        "from 1.",
+    ),
+]
+
 # of train
 TrainTextsOption = Annotated[
     list[str] | None,
@@ -141,7 +152,12 @@ PushOption = Annotated[
 
 # of decode
 VectorsArgument = Annotated[
-    str, typer.Argument(metavar="VECS.npy", help="NumPy file of vectors, one per row: shape (rows, dim). - reads stdin.")
+    str,
+    typer.Argument(
+        metavar="VECTORS",
+        help="Vectors, one per row: .npy, .npz, .safetensors, Parquet, Arrow, JSON lines, FAISS index, text of pgvector's COPY, or a "
+        "folder of Chroma, datasets or Parquet files. - reads a .npy from stdin.",
+    ),
 ]
 TextsOutput = Annotated[
     str,
@@ -167,7 +183,14 @@ EvalTextsOption = Annotated[
     str | None, _option("--texts", metavar="FILE", help="Sentences to measure with, one per line. Default: those that training held out.")
 ]
 EvalVectorsOption = Annotated[
-    str | None, _option("--vectors", metavar="VECS.npy", help="Vectors of these texts, row i for line i. Default: the encoder makes them.")
+    str | None,
+    _option(
+        "--vectors", metavar="VECTORS", help="Vectors of these texts, row i for line i: .npy or a store. Default: the encoder makes them."
+    ),
+]
+TextColumnOption = Annotated[
+    str | None,
+    _option("--text-column", metavar="NAME", help="Column of --vectors that holds the texts, instead of --texts. Chroma: document."),
 ]
 BaselineOption = Annotated[
     str | None,
@@ -195,12 +218,13 @@ def _alone() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
-def check_vectors(path: str) -> None:
+def check_vectors(path: str, column: str | None = None, text_column: str | None = None) -> None:
     """Raise RequestError, before torch is loaded, for a file that is missing or holds no vectors. Pipes can be read only once."""
-    from v2t_cli.io.vectors import map_vectors
+    from v2t_cli.io.stores.batch import Columns
+    from v2t_cli.io.vectors import check_vectors as check
 
-    if _alone() and path != "-" and (Path(path).is_file() or not Path(path).exists()):
-        map_vectors(path)
+    if _alone() and path != "-" and not Path(path).is_fifo():
+        check(path, Columns(column, text_column))
 
 
 def check_writable(output: str | Path, folder: bool = False) -> None:

@@ -88,6 +88,7 @@ class AdapterConfig(Section):
 class DataConfig(Section):
     texts: list[str] = Field(["texts.txt"], min_length=1)
     vectors: str | None = None
+    column: str | None = None
     source: str | None = None
     min_chars: int = Field(2, ge=0)
     max_chars: int = Field(160, ge=1)

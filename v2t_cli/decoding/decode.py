@@ -34,8 +34,8 @@ LONG, SHORT = 3.0, 0.1
 
 
 def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
-    """Raise RequestError for vectors of another width than the checkpoint's."""
-    if dim != info.dim:
+    """Raise RequestError for vectors of another width than the checkpoint's. dim: 0 if there are none that tell."""
+    if dim not in (0, info.dim):
         way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
         raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.dim} (of {info.encoder_name}); {way}")
 

@@ -1,4 +1,4 @@
-"""`v2t decode`: a file of vectors to a file of texts."""
+"""`v2t decode`: a file or store of vectors to a file of texts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.atomic import refuse_input, replacing
 from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
+from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.vectors import grid, open_vectors
 from v2t_cli.models.checkpoint import open_checkpoint
 from v2t_cli.models.metadata import read_info
@@ -31,10 +32,12 @@ def decode_file(
     form: Format = "text",
     resume: bool = False,
     overwrite: bool = False,
+    column: str | None = None,
 ) -> None:
-    """Decode a .npy of shape (rows, dim); write one line per row, in order. `-` is stdin or stdout.
+    """Decode a .npy of shape (rows, dim), or a store; write one line per row, in order. `-` is stdin or stdout.
 
     encoder: the one that the user named, in place of the checkpoint's own. resume, overwrite: as in ResumableLines.
+    column: the one of a store that holds the vectors.
     Raises RequestError for vectors, checkpoints, encoders and settings that do not fit together.
     """
     search = resolve_search(config.decode)
@@ -43,7 +46,7 @@ def decode_file(
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
         resumable = is_resumable(vectors, output, processes, resume, overwrite)
-        reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors)))
+        reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
         check_width(read_info(checkpoint), reader.dim, reader.name)
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if search.rerank else "none")
@@ -52,18 +55,21 @@ def decode_file(
         if resumable:
             parts = stack.enter_context(ResumableLines(output, processes, resume, overwrite))
             settings = {"vectors": digest[:12], "format": form, "seed": config.seed, **search_settings(opened, fitted)}
+            if form != "text" and reader.ids is not None:
+                settings["ids"] = reader.ids.digest()[:12]
             signature = Signature(settings=settings, encoder=opened.encoder.identity if opened.encoder else None)
-            blocks = parts.begin(reader.rows, size, signature, header(form))
+            blocks = parts.begin(reader.rows, size, signature, header(form, reader.ids is not None))
             out: ResumableLines | _Stream = parts
         else:
             out = _Stream(streams.stdout() if output == "-" else stack.enter_context(replacing(output)))
-            out.write(0, header(form))
+            out.write(0, header(form, reader.ids is not None))
             blocks = grid(reader.rows, size)
         # On a terminal the rows themselves show the progress.
         track = console.silent if on_terminal else console.progress_bar
         advance = stack.enter_context(track("decoding", sum(map(len, blocks))))
         for row in decode(opened, reader.blocks(blocks), fitted, config.seed, processes, advance=advance):
-            out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
+            written = line(row, reader.ids[row.index] if reader.ids is not None else None)
+            out.write(row.index, [in_order(written) if on_terminal else written])
         out.finish()
 
 
