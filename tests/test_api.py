@@ -165,7 +165,7 @@ def test_progress_is_shown_if_it_is_asked_for(inverter, monkeypatch):
 
 def test_settings_are_those_of_the_configuration():
     """A type checker sees what the configuration would refuse."""
-    for typed, section, elsewhere in ((DecodeSettings, DecodeConfig, {"precision"}), (EncoderSettings, EncoderConfig, {"model"})):
+    for typed, section, elsewhere in ((DecodeSettings, DecodeConfig, {"form", "precision"}), (EncoderSettings, EncoderConfig, {"model"})):
         fields = {name: field.annotation for name, field in section.model_fields.items() if name not in elsewhere}
         assert get_type_hints(typed) == fields
 

@@ -232,6 +232,8 @@ def _quiet_libraries() -> Iterator[None]:
 
 def _settings(settings: DecodeSettings, seed: int = 0, samples: int = 0) -> DecodeConfig:
     """The settings under `decode`. Raises RequestError as the configuration file does."""
+    if "form" in settings:
+        raise RequestError("form: arrays hold floating-point vectors; v2t decode reads stores of other forms")
     if "precision" in settings:
         raise RequestError("precision: is set when a checkpoint is opened: V2T(..., precision=...)")
     return check_config({"decode": settings, "seed": seed, "eval": {"samples": samples}}, "settings").decode

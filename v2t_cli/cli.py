@@ -111,7 +111,7 @@ def train(
     for file in settings.data.texts:  # before torch is loaded: the most common first mistake
         check_readable(file, "; name yours with --texts")
     if settings.data.vectors:
-        opt.check_vectors(settings.data.vectors)
+        opt.check_vectors(settings.data.vectors, settings.data.column)
     opt.check_writable(settings.output, folder=True)
     if push_to_hub:
         check_push(push_to_hub)
@@ -141,6 +141,8 @@ def decode_command(
     vectors: opt.VectorsArgument,
     checkpoint: opt.CheckpointOption = None,
     output: opt.TextsOutput = "-",
+    column: opt.ColumnOption = None,
+    form: opt.FormOption = None,
     format_: opt.FormatOption = "text",
     report: opt.LeakReportOption = None,
     redact: opt.LeakRedactOption = False,
@@ -164,21 +166,21 @@ def decode_command(
     Example: v2t decode vecs.npy --checkpoint my-inverter --format jsonl
     """
     typed: dict[str, Any] = {"seed": seed, "device": device, "decode.quality": quality, "decode.strategy": strategy}
-    typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size}
+    typed |= {"decode.candidates": candidates, "decode.batch_size": batch_size, "decode.form": form}
     settings = opt.settings_of(config, set_, typed, trust_remote_code)
     if settings.decode.candidates > 1 and format_ != "jsonl":
         raise RequestError(f"{settings.decode.candidates} candidates need --format jsonl: {format_} has one text per vector")
     if redact and not report:
         raise RequestError("--redact needs --report: the decoded rows themselves are not masked")
     folder, named = opt.checkpoint_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
-    opt.check_vectors(vectors)
+    opt.check_vectors(vectors, column)
     opt.check_writable(output)
     if report:
         opt.check_writable(report)
     console.quiet_libraries()
     from v2t_cli.pipelines.decode import decode_file
 
-    decode_file(vectors, output, settings, folder, named, format_, resume, overwrite, report, redact)
+    decode_file(vectors, output, settings, folder, named, format_, resume, overwrite, column, report, redact)
 
 
 @app.command("eval")
@@ -186,6 +188,9 @@ def eval_command(
     checkpoint: opt.CheckpointOption = None,
     texts: opt.EvalTextsOption = None,
     vectors: opt.EvalVectorsOption = None,
+    column: opt.ColumnOption = None,
+    text_column: opt.TextColumnOption = None,
+    form: opt.FormOption = None,
     train_texts: opt.BaselineOption = None,
     as_json: opt.JsonOption = False,
     report: opt.ReportOption = None,
@@ -204,24 +209,30 @@ def eval_command(
 
     Example: v2t eval --checkpoint my-inverter --texts other.txt
     """
-    settings = opt.settings_of(config, set_, {"device": device, "decode.quality": quality}, trust_remote_code)
+    settings = opt.settings_of(config, set_, {"device": device, "decode.quality": quality, "decode.form": form}, trust_remote_code)
     folder, named = opt.checkpoint_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
     from v2t_cli.io.texts import check_readable
 
     streams.stdout()  # fails now if the scores cannot be written
     for path in filter(None, (texts, train_texts)):
         check_readable(path)
-    if vectors and not texts:
-        raise RequestError("--vectors needs --texts, the texts behind these vectors; to decode without texts, use v2t decode")
+    if (column or text_column) and not vectors:
+        raise RequestError(f"{'--column' if column else '--text-column'} belongs to --vectors, which is missing")
+    if texts and text_column:
+        raise RequestError("--texts and --text-column exclude each other: both name the texts behind the vectors")
+    if vectors and not (texts or text_column):
+        way = "--texts, the texts behind these vectors, or --text-column, if the store holds them"
+        raise RequestError(f"--vectors needs {way}; to decode without texts, use v2t decode")
     if vectors:
-        opt.check_vectors(vectors)
+        opt.check_vectors(vectors, column, text_column)
     if report:
         opt.check_writable(report)
     console.quiet_libraries()
     from v2t_cli.evaluation.tables import evaluation_tables
+    from v2t_cli.io.stores.batch import Columns
     from v2t_cli.pipelines.evaluate import evaluate_files
 
     def show(result: Evaluation) -> None:
         print(to_json(result.as_dict()) if as_json else evaluation_tables(result), flush=True)
 
-    evaluate_files(folder, settings, show, texts, vectors, train_texts, named, report, noise, redact)
+    evaluate_files(folder, settings, show, texts, vectors, train_texts, named, report, noise, redact, Columns(column, text_column))

@@ -10,7 +10,7 @@ import typer
 
 from v2t_cli.core import console
 from v2t_cli.core.errors import RequestError
-from v2t_cli.core.types import Format, Quality, Strategy
+from v2t_cli.core.types import Form, Format, Quality, Strategy
 
 if TYPE_CHECKING:
     from v2t_cli.core.config import Config
@@ -124,6 +124,26 @@ EncoderBatchOption = Annotated[
     int | None, _option("--batch-size", metavar="N", min=1, help="Texts to embed at a time. Lower it if memory runs out.")
 ]
 
+# of decode and eval
+ColumnOption = Annotated[
+    str | None,
+    _option(
+        "--column",
+        metavar="NAME",
+        help="Column, array, key or collection that holds the vectors. Needed where several can. Columns of pgvector's COPY are numbers "
+        "from 1.",
+    ),
+]
+
+FormOption = Annotated[
+    Form | None,
+    _option(
+        "--form",
+        help="How the store keeps vectors. auto (default) recognises 8-bit integers, sign bits and zeros at the end; vectors cut to their "
+        "first numbers must be named.",
+    ),
+]
+
 # of train
 TrainTextsOption = Annotated[
     list[str] | None,
@@ -141,7 +161,12 @@ PushOption = Annotated[
 
 # of decode
 VectorsArgument = Annotated[
-    str, typer.Argument(metavar="VECS.npy", help="NumPy file of vectors, one per row: shape (rows, dim). - reads stdin.")
+    str,
+    typer.Argument(
+        metavar="VECTORS",
+        help="Vectors, one per row: .npy, .npz, .safetensors, Parquet, Arrow, JSON lines, FAISS index, text of pgvector's COPY, or a "
+        "folder of Chroma, datasets or Parquet files. - reads a .npy from stdin.",
+    ),
 ]
 TextsOutput = Annotated[
     str,
@@ -184,7 +209,14 @@ EvalTextsOption = Annotated[
     str | None, _option("--texts", metavar="FILE", help="Sentences to measure with, one per line. Default: those that training held out.")
 ]
 EvalVectorsOption = Annotated[
-    str | None, _option("--vectors", metavar="VECS.npy", help="Vectors of these texts, row i for line i. Default: the encoder makes them.")
+    str | None,
+    _option(
+        "--vectors", metavar="VECTORS", help="Vectors of these texts, row i for line i: .npy or a store. Default: the encoder makes them."
+    ),
+]
+TextColumnOption = Annotated[
+    str | None,
+    _option("--text-column", metavar="NAME", help="Column of --vectors that holds the texts, instead of --texts. Chroma: document."),
 ]
 BaselineOption = Annotated[
     str | None,
@@ -212,12 +244,13 @@ def _alone() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
-def check_vectors(path: str) -> None:
+def check_vectors(path: str, column: str | None = None, text_column: str | None = None) -> None:
     """Raise RequestError, before torch is loaded, for a file that is missing or holds no vectors. Pipes can be read only once."""
-    from v2t_cli.io.vectors import map_vectors
+    from v2t_cli.io.stores.batch import Columns
+    from v2t_cli.io.vectors import check_vectors as check
 
-    if _alone() and path != "-" and (Path(path).is_file() or not Path(path).exists()):
-        map_vectors(path)
+    if _alone() and path != "-" and not Path(path).is_fifo():
+        check(path, Columns(column, text_column))
 
 
 def check_writable(output: str | Path, folder: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Files that are no .npy are named by what they are, with a way that works."""
+"""Files that are neither .npy nor a store are named by what they are, with a way that works."""
 
 import gzip
 import io
@@ -11,7 +11,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save as save_tensors
 
 from v2t_cli.core.errors import RequestError
 from v2t_cli.io.foreign import SNIFFED, refuse_foreign
@@ -42,25 +41,19 @@ def zipped(name: str) -> bytes:
 
 RAW = ROWS.tobytes()
 FORMATS = {
-    "parquet": (b"PAR1\x15\x04" + RAW, "a Parquet file", "pandas.read_parquet('v.bin')['COLUMN']"),
-    "feather": (b"ARROW1\0\0" + RAW, "an Arrow (Feather) file", "pandas.read_feather"),
-    "sqlite": (database(), "an SQLite database", "chromadb.PersistentClient"),
+    "sqlite": (database(), "an SQLite database", "if it is Chroma's, name its folder"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + RAW, "an HDF5 file", "h5py.File('v.bin')"),
-    "faiss": (b"IxF2" + (16).to_bytes(4, "little") + RAW, "a FAISS index", "faiss.read_index('v.bin').reconstruct_n()"),
-    "hnsw": (b"IHNf" + (16).to_bytes(4, "little") + RAW, "a FAISS index", "faiss.read_index"),
     "pt": (written(lambda stream: torch.save(torch.from_numpy(ROWS), stream)), "a PyTorch file", "load('v.bin', weights_only=True)"),
     "old pt": (
         written(lambda stream: torch.save(torch.from_numpy(ROWS), stream, _use_new_zipfile_serialization=False)),
         "a Python pickle",
         "never loads it",
     ),
-    "npz": (written(lambda stream: np.savez(stream, vectors=ROWS)), "a .npz archive", "numpy.load('v.bin')['NAME']"),
     "zip": (zipped("readme.txt"), "a zip archive", "unzip v.bin"),
-    "safetensors": (save_tensors({"vectors": ROWS}), "a safetensors file", "safetensors.numpy.load_file('v.bin')['NAME']"),
     "npy.gz": (gzip.compress(written(lambda stream: np.save(stream, ROWS))), "compressed with gzip", "gunzip v.bin"),
     "npy.xz": (lzma.compress(RAW), "compressed with xz", "unxz v.bin"),
     "csv": (b"0.1,-2.5e-3,1\n0.4,0.5,6\n", "text with numbers", "numpy.loadtxt('v.bin', delimiter=',', ndmin=2)"),
-    "jsonl": (json.dumps({"text": "Где лодка?", "vector": ROWS[0].tolist()}).encode(), "JSON", "numpy.save"),
+    "json": (json.dumps(ROWS[:2].tolist()).encode(), "JSON", "numpy.save"),
     "text": (("Где лодка?\n" * 100).encode(), "text", "v2t embed makes vectors of texts"),
     "text like a FAISS index": (b"INSTRUCTIONS\nIt is a text.\n", "text", "v2t embed"),
 }
@@ -78,7 +71,7 @@ def test_a_foreign_file_is_named(tmp_path, monkeypatch, form):
         refuse_foreign(content[:SNIFFED], "stdin")
 
 
-@pytest.mark.parametrize("form", ["pt", "npz", "safetensors", "csv"])
+@pytest.mark.parametrize("form", ["pt", "csv"])
 def test_the_way_leads_to_the_vectors(tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
     content = "\n".join(",".join(map(repr, row)) for row in ROWS.tolist()).encode() if form == "csv" else FORMATS[form][0]

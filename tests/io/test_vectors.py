@@ -9,7 +9,8 @@ import pytest
 from tiny import DIM
 
 from v2t_cli.core.errors import RequestError, V2TError
-from v2t_cli.io.vectors import grid, load_vectors, map_vectors, open_vectors, write_header, write_vectors
+from v2t_cli.io.npy import write_header
+from v2t_cli.io.vectors import VectorReader, grid, load_vectors, map_vectors, open_vectors, write_vectors
 
 
 def saved(path, array, **arguments):
@@ -142,6 +143,8 @@ REFUSED = {
     "negative rows": (lambda v: saved_bytes(v).replace(b"(5, 16)", b"(-5,16)"), "expected floating-point numbers"),
     "Python objects": (lambda v: saved_bytes(np.array([{"a": 1}], dtype=object)), "never loaded"),
     "int8": (lambda v: saved_bytes(v.astype(np.int8)), r"holds int8 of shape \(5, 16\); expected floating-point numbers"),
+    "int16": (lambda v: saved_bytes(v.astype(np.int16)), r"holds int16 of shape \(5, 16\); expected floating-point numbers"),
+    "strings": (lambda v: saved_bytes(v.astype("U4")), r"holds <U4 of shape \(5, 16\)"),
     "complex": (lambda v: saved_bytes(v.astype(complex)), r"holds complex128 of shape \(5, 16\)"),
     "3-D": (lambda v: saved_bytes(np.zeros((2, 3, 4))), r"shape \(2, 3, 4\); expected .* of shape \(rows, dim\)"),
     "0-D": (lambda v: saved_bytes(np.float32(1)), r"holds float32 of shape \(\)"),
@@ -156,7 +159,7 @@ REFUSED = {
     "10**30 rows promised": (lambda v: promising(10**30, v.tobytes()), f"promises {10**30} rows, the file ends after 5"),
     "a byte too many": (lambda v: saved_bytes(v) + b"\n", "has data after its 5 rows"),
     "two arrays": (lambda v: 2 * saved_bytes(v), "has data after its 5 rows: damaged, or several arrays, which np.concatenate joins"),
-    "an archive": (lambda v: b"PK\x03\x04", r"is a .npz archive"),
+    "an archive": (lambda v: b"PK\x03\x04", "is a zip archive"),
 }
 
 
@@ -184,7 +187,7 @@ def test_missing_rows_are_reported_before_any_is_read(tmp_path, vectors, rows):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(RequestError, match="absent.npy: no such vector file; v2t embed creates one"):
         load_vectors("absent.npy")
-    with pytest.raises(RequestError, match="cannot be read: Is a directory"):
+    with pytest.raises(RequestError, match="is a folder without vectors; expected one of Chroma, of datasets, or of Parquet files"):
         load_vectors(str(tmp_path))
 
 
@@ -285,3 +288,10 @@ def test_mapped_vectors_are_as_they_are_stored(tmp_path, vectors):
     assert map_vectors(saved(tmp_path / "v.npy", vectors[0])).shape == (1, DIM)
     with pytest.raises(RequestError, match="v.npy: holds int64 of shape"):
         map_vectors(saved(tmp_path / "v.npy", np.arange(DIM)))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_reader_tells_the_type_that_is_stored(tmp_path, dtype):
+    with open(saved(tmp_path / "v.npy", np.ones((3, 4), dtype)), "rb") as stream:
+        reader = VectorReader(stream, "v.npy")
+        assert reader.array.dtype == dtype and reader.read().dtype == np.float32

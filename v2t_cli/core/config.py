@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
-from v2t_cli.core.types import Quality, Strategy
+from v2t_cli.core.types import Form, Quality, Strategy
 
 DEFAULT_FILE = Path("v2t.yaml")
 # What a file that the command does not name may not switch on, since it may have come with a download: running other people's
@@ -89,6 +89,7 @@ class AdapterConfig(Section):
 class DataConfig(Section):
     texts: list[str] = Field(["texts.txt"], min_length=1)
     vectors: str | None = None
+    column: str | None = None
     source: str | None = None
     min_chars: int = Field(2, ge=0)
     max_chars: int = Field(160, ge=1)
@@ -157,6 +158,7 @@ class DecodeConfig(Section):
     top_k: int = Field(50, ge=0)
     max_new_tokens: int | None = Field(None, ge=1)
     batch_size: Literal["auto"] | int = "auto"
+    form: Form = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     @field_validator("batch_size", mode="before")

@@ -5,6 +5,7 @@ from typing import Literal, TypedDict
 Quality = Literal["fast", "balanced", "best"]
 Strategy = Literal["greedy", "beam", "sample"]
 Format = Literal["text", "jsonl", "tsv"]
+Form = Literal["auto", "float", "padded", "int8", "bits", "cut"]
 
 
 class DecodeSettings(TypedDict, total=False):

@@ -46,13 +46,14 @@ class Row:
     """The result for one vector: distinct candidates, best first.
 
     encoder_calls: how many texts were re-embedded for it. words: those of the best text, in order; None if the search did not
-    correct it, and so cannot tell how sure they are.
+    correct it, and so cannot tell how sure they are. id: that a store has for it.
     """
 
     index: int
     candidates: list[Candidate]
     encoder_calls: int = 0
     words: list[SureWord] | None = None
+    id: str | None = None
 
     @property
     def best(self) -> Candidate:

@@ -34,8 +34,8 @@ LONG, SHORT = 3.0, 0.1
 
 
 def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
-    """Raise RequestError for vectors of another width than the checkpoint's."""
-    if dim != info.width:
+    """Raise RequestError for vectors of another width than the checkpoint's. dim: 0 if there are none that tell."""
+    if dim not in (0, info.width):
         way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
         raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.width} (of {info.encoder_name}); {way}")
 
@@ -66,7 +66,9 @@ def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, A
     files = hashes_of(checkpoint.folder, checkpoint.info.files)  # also of those whose lines somebody removed
     digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes() + json.dumps(files, sort_keys=True).encode())
     sampled = search.strategy == "sample"
-    settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=None if sampled else {"batch_size"})}
+    # Interrupted runs of version 0.3.0 did not know forms.
+    left_out = {name for name, same in (("batch_size", not sampled), ("form", search.form == "auto")) if same}
+    settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=left_out)}
     return settings | ({"device": checkpoint.inverter.device.type} if sampled else {})
 
 

@@ -170,4 +170,4 @@ class Tally:
 
 def _label(row: Row) -> str:
     """What a reader finds the row by."""
-    return f"{row.index:,}"
+    return f"{row.index:,}" if row.id is None else row.id

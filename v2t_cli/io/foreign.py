@@ -1,4 +1,4 @@
-"""Files that are no .npy: what they are, and how to make a .npy of them."""
+"""Files that are neither .npy nor a store: what they are, and how to make a .npy of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,10 @@ from v2t_cli.core.errors import RequestError
 
 SNIFFED = 512  # bytes from the beginning of a file that tell its format
 _SAVE = "numpy.save('vecs.npy', {})"
-_STACKED = _SAVE.format("numpy.stack({})")
 
 # Beginning of the file, its format, and Python (or else what to do) that makes a .npy of a file named FILE.
 _KINDS: list[tuple[bytes, str, str]] = [
-    (b"PAR1", "a Parquet file", "import numpy, pandas; " + _STACKED.format("pandas.read_parquet(FILE)['COLUMN']")),
-    (b"ARROW1", "an Arrow (Feather) file", "import numpy, pandas; " + _STACKED.format("pandas.read_feather(FILE)['COLUMN']")),
-    (
-        b"\xff\xff\xff\xff",
-        "an Arrow stream",
-        "import numpy, pyarrow; " + _STACKED.format("pyarrow.ipc.open_stream(FILE).read_all()['COLUMN']"),
-    ),
-    (
-        b"SQLite format 3\0",
-        "an SQLite database",
-        "if it is Chroma's, in Python: import numpy, chromadb; "
-        + _SAVE.format("chromadb.PersistentClient(FOLDER).get_collection(NAME).get(include=['embeddings'])['embeddings']"),
-    ),
+    (b"SQLite format 3\0", "an SQLite database", "if it is Chroma's, name its folder"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "import numpy, h5py; " + _SAVE.format("h5py.File(FILE)['NAME'][:]")),
     (b"MATLAB 5.0", "a MATLAB file", "import numpy, scipy.io; " + _SAVE.format("scipy.io.loadmat(FILE)['NAME']")),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first: gunzip FILE"),
@@ -33,10 +20,7 @@ _KINDS: list[tuple[bytes, str, str]] = [
     (b"\xfd7zXZ\0", "compressed with xz", "unpack it first: unxz FILE"),
 ]
 _PICKLE = "it can run code, so v2t never loads it; if you trust its author, save the vectors from Python with numpy.save"
-_FAISS = "import numpy, faiss; " + _SAVE.format("faiss.read_index(FILE).reconstruct_n()")
-_FAISS_LETTERS = (b"Ix", b"Iw", b"Iv", b"IV", b"IH", b"IB", b"IN", b"IL", b"IM", b"IS")  # with which it names the kinds of its indexes
 _TORCH = "import numpy; from torch import load; " + _SAVE.format("load(FILE, weights_only=True).float().numpy()")
-_SAFETENSORS = "import numpy, safetensors.numpy; " + _SAVE.format("safetensors.numpy.load_file(FILE)['NAME']")
 _NUMBERS = "import numpy; " + _SAVE.format("numpy.loadtxt(FILE, delimiter=',', ndmin=2)")
 
 
@@ -62,22 +46,16 @@ def _kind(begin: bytes) -> tuple[str, str] | None:
     for magic, what, way in _KINDS:
         if begin.startswith(magic):
             return what, way
-    if begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") < 100 * 2**20:  # a safetensors header is no longer than that
-        return "a safetensors file", _SAFETENSORS
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05" and len(begin) > 2:
         return "a Python pickle (an old .pt is one too)", _PICKLE
-    if kind := _text_kind(begin):
-        return kind
-    return ("a FAISS index", _FAISS) if begin.startswith(_FAISS_LETTERS) else None
+    return _text_kind(begin)
 
 
 def _zip_kind(begin: bytes) -> tuple[str, str]:
-    """By the name of the archive's first file: `torch.save` and `numpy.savez` write zip archives."""
+    """By the name of the archive's first file: `torch.save` writes zip archives."""
     first = begin[30 : 30 + int.from_bytes(begin[26:28], "little")]
     if first.endswith((b"/data.pkl", b".format_version", b"/.data/serialization_id")):
         return "a PyTorch file", _TORCH
-    if first.endswith(b".npy") or len(begin) < 31:
-        return "a .npz archive", "import numpy; " + _SAVE.format("numpy.load(FILE)['NAME']")
     return "a zip archive", "unpack it first: unzip FILE"
 
 

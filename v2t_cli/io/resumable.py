@@ -25,8 +25,9 @@ from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import Processes
 from v2t_cli.io.atomic import check_target, make_folder, replacing, set_mode
 from v2t_cli.io.hashes import checksum, sealed, unsealed
+from v2t_cli.io.npy import write_header
 from v2t_cli.io.signature import Signature
-from v2t_cli.io.vectors import as_bytes, grid, write_header
+from v2t_cli.io.vectors import as_bytes, grid
 
 RUN, LOCK, COMPLETE = "run.json", "lock", "complete"
 HINT = "to continue, run the same command with --resume"
@@ -36,15 +37,16 @@ LONGEST_NAME = 240  # bytes; most file systems allow 255
 
 
 def is_resumable(source: str, output: str, processes: Processes, resume: bool, overwrite: bool) -> bool:
-    """Whether the output is written in parts: if the source is a file, which can be read again, and the output can be one.
+    """Whether the output is written in parts: if the source is a file or a folder, which can be read again,
+    and the output can be a file.
 
     Raises RequestError if not, but several processes, --resume or --overwrite ask for it.
     """
     target = Path(output)
-    if Path(source).is_file() and output != "-" and (target.is_file() or target.is_dir() or not target.exists()):
+    if (Path(source).is_file() or Path(source).is_dir()) and output != "-" and (target.is_file() or target.is_dir() or not target.exists()):
         if resume and overwrite:
             raise RequestError("--resume and --overwrite exclude each other")
-        if resume and not _is_begun(target) and target.is_file() and target.stat().st_mtime < Path(source).stat().st_mtime:
+        if resume and not _is_begun(target) and target.is_file() and target.stat().st_mtime < _changed(Path(source)):
             raise RequestError(f"{output}: already exists and is older than {source}; --overwrite creates it again")
         return True
     if source == "-" or Path(source).exists():  # otherwise that is the mistake to report
@@ -52,6 +54,12 @@ def is_resumable(source: str, output: str, processes: Processes, resume: bool, o
             if asked:
                 raise RequestError(f"{what}: needs an input file and -o FILE, not stdin, stdout or a pipe")
     return False
+
+
+def _changed(source: Path) -> float:
+    """When a file, or the last file of a folder, was changed."""
+    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else []
+    return max(path.stat().st_mtime for path in (source, *files))
 
 
 def _is_begun(target: Path) -> bool:

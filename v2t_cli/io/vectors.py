@@ -1,4 +1,4 @@
-"""Vector files: .npy of shape (rows, dim), mapped from disk by NumPy, so that memory does not grow with them."""
+"""Vectors in files: .npy of shape (rows, dim), mapped from disk by NumPy, so that memory does not grow with them, and copies of stores."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import io
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from v2t_cli.core import streams
-from v2t_cli.core.console import log
-from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.console import Track, log, silent
+from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.atomic import replacing
 from v2t_cli.io.foreign import SNIFFED, refuse_foreign
+from v2t_cli.io.npy import MAGIC, Header, read_header, write_header
+from v2t_cli.io.stores.batch import UNNAMED, Columns, Format, refuse_columns
+from v2t_cli.io.stores.copy import check_store, copy_store, copying
+from v2t_cli.io.stores.formats import BEGIN, find_format
+from v2t_cli.io.strings import Strings
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # fewer rows where vectors are wide
@@ -55,21 +58,26 @@ def check_finite(vectors: np.ndarray, name: str, first: int = 0) -> None:
 
 
 class VectorReader:
-    """The rows of a .npy as float32. array: (rows, dim), as they are stored, mapped from disk."""
+    """The rows of a .npy as float32.
 
-    def __init__(self, stream: BinaryIO, name: str):
+    array: (rows, dim), as they are stored, mapped from disk: floating-point numbers, int8 or uint8. dim: 0 where there are no rows,
+    and nothing tells their width. ids, texts: of the rows, where a store has them.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str, ids: Strings | None = None, texts: Strings | None = None):
         """stream: a file on disk, at its beginning. Raises RequestError unless it is one whole array of vectors."""
-        self.name, self._stream = name, stream
-        shape, fortran, dtype = _read_header(stream, name)
+        self.name, self._stream, self.ids, self.texts = name, stream, ids, texts
+        shape, fortran, dtype = _header(stream, name)
         if dtype.hasobject:
             raise RequestError(f"{name}: holds Python objects, which need pickle and are never loaded; save it as float32")
-        if len(shape) not in (1, 2) or dtype.kind != "f" or min(shape) < 0 or not 1 <= shape[-1] <= MAX_DIM:
-            raise RequestError(f"{name}: holds {dtype} of shape {shape}; expected floating-point numbers of shape (rows, dim)")
+        numbers = dtype.kind == "f" or dtype in (np.int8, np.uint8)
+        if len(shape) not in (1, 2) or not numbers or min(shape) < 0 or not min(shape[0], 1) <= shape[-1] <= MAX_DIM:
+            raise _no_vectors(name, dtype, shape)
         stored = (1, *shape) if len(shape) == 1 else shape  # one vector, as np.save writes a centroid
         self.rows, self.dim = map(int, stored)  # a damaged header may say True
         start, row_bytes = stream.tell(), self.dim * dtype.itemsize
         self._end = start + self.rows * row_bytes
-        self._check_size((os.fstat(stream.fileno()).st_size - start) // row_bytes)
+        self._check_size((os.fstat(stream.fileno()).st_size - start) // max(1, row_bytes))
         if os.fstat(stream.fileno()).st_size > self._end:
             raise RequestError(f"{name}: has data after its {self.rows} rows: damaged, or several arrays, which np.concatenate joins")
         order: Literal["F", "C"] = "F" if fortran else "C"
@@ -83,7 +91,7 @@ class VectorReader:
 
     def fitting(self, size: int) -> int:
         """A block size: at most `size` rows, fewer where vectors are wide."""
-        return max(1, min(size, CHUNK_NUMBERS // self.dim))
+        return max(1, min(size, CHUNK_NUMBERS // max(1, self.dim)))
 
     def chunks(self) -> list[range]:
         """The rows in blocks that suit reading."""
@@ -116,65 +124,90 @@ class VectorReader:
 
 
 @contextmanager
-def open_vectors(path: str) -> Iterator[VectorReader]:
-    """Open a .npy file, or `-` for stdin. stdin and pipes are copied to a temporary file first.
+def open_vectors(path: str, columns: Columns = UNNAMED, track: Track = silent) -> Iterator[VectorReader]:
+    """Open a .npy file, a store, or `-` for a .npy from stdin. What is no .npy on disk is copied to a temporary file first.
 
-    Raises RequestError for anything but one whole .npy, V2TError if a copy does not fit. Pickled arrays are never loaded. The
-    values are checked as they are read: `digest` reads all of them.
+    columns: those of a store. track: shows how far a store is copied. Each of several processes makes its own copy.
+
+    Raises RequestError for anything but vectors in one of the formats that are read, V2TError if a copy does not fit. Pickled
+    arrays are never loaded. The values are checked as they are read: `digest` reads all of them.
     """
     with ExitStack() as stack:
-        if path == "-":
-            stream = streams.stdin()
-            if stream.isatty():
-                raise RequestError("stdin: is a terminal; expected a .npy, for example: v2t embed texts.txt -o - | v2t decode -")
-            name = "stdin"
+        name = "stdin" if path == "-" else path
+        stream, kind = (_stdin(), None) if path == "-" else _opened(path, stack)
+        if kind is not None:
+            copy = copy_store(Path(path), kind, columns, track, stack)
+            reader = VectorReader(copy.vectors, name, copy.ids, copy.texts)
         else:
-            name, stream = path, stack.enter_context(_opened(path))
-        if path == "-" or not os.path.isfile(path):
-            stream = _copied(stream, name, stack)
-        reader = VectorReader(stream, name)
-        if reader.array.dtype.itemsize != 4:
+            assert stream is not None  # only a folder has none, and only a store is a folder
+            refuse_columns(name, "a .npy", columns)
+            reader = VectorReader(stream if path != "-" and os.path.isfile(path) else _copied(stream, name, stack), name)
+        if reader.array.dtype.kind == "f" and reader.array.dtype.itemsize != 4:
             log.info(f"{name}: {reader.array.dtype} numbers are read as float32")
         yield reader
 
 
-def _opened(path: str) -> BinaryIO:
+def check_vectors(path: str, columns: Columns = UNNAMED) -> None:
+    """Raise RequestError, as `open_vectors` does, for what shows before any row is read. path: a file or a folder."""
+    with ExitStack() as stack:
+        stream, kind = _opened(path, stack)
+        if kind is not None:
+            check_store(Path(path), kind, columns)
+        elif stream is not None:
+            refuse_columns(path, "a .npy", columns)
+            VectorReader(stream, path)
+
+
+def _no_vectors(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> RequestError:
+    return RequestError(f"{name}: holds {dtype} of shape {shape}; expected floating-point numbers, int8 or uint8 of shape (rows, dim)")
+
+
+def _stdin() -> BinaryIO:
+    if streams.stdin().isatty():
+        raise RequestError("stdin: is a terminal; expected a .npy, for example: v2t embed texts.txt -o - | v2t decode -")
+    return streams.stdin()
+
+
+def _opened(path: str, stack: ExitStack) -> tuple[BinaryIO | None, Format | None]:
+    """The stream of a file, at its beginning, and the format of a store. A folder has no stream, a .npy no format."""
     try:
-        return open(path, "rb")
+        if os.path.isdir(path):
+            if kind := find_format(Path(path), None):
+                return None, kind
+            raise RequestError(f"{path}: is a folder without vectors; expected one of Chroma, of datasets, or of Parquet files")
+        stream = stack.enter_context(open(path, "rb"))
     except FileNotFoundError:
         raise RequestError(f"{path}: no such vector file; v2t embed creates one") from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
+    if not os.path.isfile(path):  # a pipe can be read only once
+        return stream, None
+    begin = stream.read(BEGIN)
+    stream.seek(0)
+    return stream, None if begin.startswith(MAGIC) else find_format(Path(path), begin)
 
 
 def _copied(stream: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
     """A temporary file, which nobody else sees, with what the stream holds."""
     begin = stream.read(SNIFFED)  # before more is copied: the stream may be endless
-    if not begin.startswith(npy.MAGIC_PREFIX):
-        _read_header(io.BytesIO(begin), name)
+    if not begin.startswith(MAGIC):
+        if kind := find_format(Path(name), begin):
+            raise RequestError(f"{name}: is {kind.what}; a stream can only be a .npy: save it to a file, and name that")
+        _header(io.BytesIO(begin), name)
     temporary = stack.enter_context(tempfile.TemporaryFile())
-    try:
+    with copying(name):
         temporary.write(begin)
         shutil.copyfileobj(stream, temporary)
         temporary.seek(0)
-    except OSError as error:
-        where = f"cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
-        raise V2TError(f"{name}: {where}; TMPDIR names another folder") from None
     return temporary
 
 
-def _read_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether it is stored by columns, and type. Raises RequestError for what is not a .npy."""
+def _header(stream: BinaryIO, name: str) -> Header:
+    """Raises RequestError for what is not a .npy."""
     refuse_foreign(stream.read(SNIFFED), name)
     stream.seek(0)
     try:
-        version = npy.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"format version {version} is for structured arrays")
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
-            return read(stream)
+        return read_header(stream)
     except Exception as error:  # a damaged header fails in many ways, in NumPy's parser and in Python's
         raise RequestError(f"{name}: not a .npy file of vectors: {one_line(error)}") from None
 
@@ -186,14 +219,9 @@ def load_vectors(path: str) -> np.ndarray:
 
 
 def map_vectors(path: str | Path) -> np.ndarray:
-    """All rows of a file, (rows, dim), mapped from disk as they are stored. Raises RequestError as `open_vectors` does."""
-    with _opened(str(path)) as stream:
+    """All rows of a .npy, (rows, dim), mapped from disk as they are stored. Raises RequestError for any other file."""
+    with open(path, "rb") as stream:
         return VectorReader(stream, str(path)).array
-
-
-def write_header(stream: BinaryIO, rows: int, dim: int) -> None:
-    """Begin a .npy of float32 numbers, little-endian, in rows."""
-    npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
 
 
 def as_bytes(vectors: np.ndarray) -> memoryview:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
 from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.similarity import unit_rows
+from v2t_cli.core.types import Form
 from v2t_cli.models.alignment import Alignment, fit_alignment
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import Encoder, embed_all
 from v2t_cli.models.metadata import CheckpointInfo
 
-Form = Literal["auto", "float", "padded", "int8", "bits", "cut"]
 SAMPLED = 10_000  # rows that tell the form and the statistics of a store
 FEW = 100  # rows that are too few for statistics
 SPREAD = 200  # of the 255 steps of an 8-bit integer, that a dimension uses where each has a range of its own
@@ -53,7 +52,7 @@ def form_of(array: np.ndarray, info: CheckpointInfo, name: str, named: Form = "a
         if not fits.get(named, width == wanted or _is_packed(array, wanted)):
             raise RequestError(f"{name}: form {named} does not explain vectors of {width} numbers where the checkpoint reads {wanted}")
         return named
-    if width == wanted:
+    if width in (0, wanted):
         return _by_values(some) if len(some) else "float"
     if _is_packed(array, wanted):
         return "bits"
@@ -90,11 +89,10 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
     array: all rows as they are stored. Raises RequestError if the encoder is missing that bits or cut vectors need.
     """
     width = checkpoint.info.width
-    if form == "float":
-        return checkpoint, lambda rows: rows.astype(np.float32)
     if form == "padded":
         log.info(f"the vectors have {array.shape[1]} numbers, but all after the first {width} are 0; these are left out")
-        return checkpoint, lambda rows: rows[:, :width].astype(np.float32)
+    if form in ("float", "padded"):
+        return checkpoint, lambda rows: checkpoint.aligned(rows[:, :width].astype(np.float32, copy=False))
     if checkpoint.alignment:
         raise RequestError(f"the checkpoint is aligned to floating-point vectors; it cannot read form {form}")
     if form == "int8":

@@ -1,8 +1,9 @@
-"""`v2t decode`: a file of vectors to a file of texts, and to an HTML report."""
+"""`v2t decode`: a file or store of vectors to a file of texts, and to an HTML report."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import in_order
 from v2t_cli.core.processes import launched
 from v2t_cli.core.types import Format
-from v2t_cli.decoding.decode import check_width, decode, search_settings
+from v2t_cli.decoding.decode import decode, search_settings
 from v2t_cli.decoding.search import Search, fit, resolve_search
 from v2t_cli.evaluation.calibration import calibrate
 from v2t_cli.evaluation.entities import EntityFinder
@@ -22,8 +23,10 @@ from v2t_cli.evaluation.redaction import Redactor
 from v2t_cli.io.atomic import check_target, refuse_input, replacing
 from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
+from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.vectors import Block, grid, open_vectors
 from v2t_cli.models.checkpoint import open_checkpoint
+from v2t_cli.models.forms import form_of, read_form
 from v2t_cli.models.metadata import HELD_OUT, read_info
 from v2t_cli.pipelines.formats import formatter, header, read_rows
 
@@ -37,13 +40,15 @@ def decode_file(
     form: Format = "text",
     resume: bool = False,
     overwrite: bool = False,
+    column: str | None = None,
     report: Path | None = None,
     redact: bool = False,
 ) -> None:
-    """Decode a .npy of shape (rows, dim); write one line per row, in order. `-` is stdin or stdout.
+    """Decode a .npy of shape (rows, dim), or a store; write one line per row, in order. `-` is stdin or stdout.
 
-    encoder: the one that the user named, in place of the checkpoint's own. resume, overwrite: as in ResumableLines. report: the HTML
-    page to write on what the rows give away; redact: mask names, numbers and the like in the texts that it shows.
+    encoder: the one that the user named, in place of the checkpoint's own. resume, overwrite: as in ResumableLines. column: the one of
+    a store that holds the vectors. report: the HTML page to write on what the rows give away; redact: mask names, numbers and the like
+    in the texts that it shows.
 
     Raises RequestError for vectors, checkpoints, encoders and settings that do not fit together.
     """
@@ -58,22 +63,25 @@ def decode_file(
         if report and resumable and form != "jsonl":
             raise RequestError(f"--report reads the rows back from {output}, which needs --format jsonl")
         page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
-        reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors)))
-        check_width(read_info(checkpoint), reader.dim, reader.name)
+        reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
+        stored = form_of(reader.array, read_info(checkpoint), reader.name, config.decode.form)
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         opened = open_checkpoint(checkpoint, config, device, encoder, "required" if report else "optional" if search.rerank else "none")
         fitted = fit(opened, search, config.data.cache, console.progress_bar)
+        opened, restore = read_form(opened, reader.array, stored)
         size = reader.fitting(fitted.batch_size)
         writing = stack.enter_context(ExitStack())
         if resumable:
             parts = writing.enter_context(ResumableLines(output, processes, resume, overwrite))
             settings = {"vectors": digest[:12], "format": form, "seed": config.seed, **search_settings(opened, fitted)}
+            if form != "text" and reader.ids is not None:
+                settings["ids"] = reader.ids.digest()[:12]
             signature = Signature(settings=settings, encoder=opened.encoder.identity if opened.encoder else None)
-            blocks = parts.begin(reader.rows, size, signature, header(form))
+            blocks = parts.begin(reader.rows, size, signature, header(form, reader.ids is not None))
             out: ResumableLines | _Stream = parts
         else:
             out = _Stream(streams.stdout() if output == "-" else writing.enter_context(replacing(output)))
-            out.write(0, header(form))
+            out.write(0, header(form, reader.ids is not None))
             blocks = grid(reader.rows, size)
         tally = None
         if report:
@@ -82,8 +90,10 @@ def decode_file(
         # On a terminal the rows themselves show the progress.
         track = console.silent if on_terminal else console.progress_bar
         advance = writing.enter_context(track("decoding", sum(map(len, blocks))))
-        own = (Block(first, opened.aligned(given)) for first, given in reader.blocks(blocks))
-        for row in decode(opened, own, fitted, config.seed, processes, advance=advance):
+        restored = (Block(first, restore(given)) for first, given in reader.blocks(blocks))
+        for row in decode(opened, restored, fitted, config.seed, processes, advance=advance):
+            if reader.ids is not None:
+                row = replace(row, id=reader.ids[row.index])
             out.write(row.index, [in_order(line(row)) if on_terminal else line(row)])
             if tally and not resumable:
                 tally.add(row)

@@ -12,8 +12,8 @@ import numpy as np
 from v2t_cli.core import console
 from v2t_cli.core.config import Config
 from v2t_cli.core.errors import RequestError
-from v2t_cli.core.processes import Processes, launched
-from v2t_cli.decoding.decode import check_width
+from v2t_cli.core.processes import launched
+from v2t_cli.core.types import Form
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.audit import audit, decode_with_noise
 from v2t_cli.evaluation.baseline import nearest_texts
@@ -21,10 +21,12 @@ from v2t_cli.evaluation.evaluate import Evaluation, evaluate
 from v2t_cli.evaluation.html_report import html_report, report_facts
 from v2t_cli.evaluation.redaction import Redactor
 from v2t_cli.io.atomic import refuse_input, replacing
+from v2t_cli.io.stores.batch import UNNAMED, Columns
 from v2t_cli.io.texts import read_lines
-from v2t_cli.io.vectors import load_vectors
+from v2t_cli.io.vectors import open_vectors
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all
+from v2t_cli.models.forms import form_of, read_form
 from v2t_cli.models.metadata import HELD_OUT, read_info
 
 
@@ -39,13 +41,15 @@ def evaluate_files(
     report: Path | None = None,
     noise: bool = True,
     redact: bool = False,
+    columns: Columns = UNNAMED,
 ) -> None:
     """Measure how much of the texts comes back from their vectors.
 
     show: called with the scores, on the main process, before the report is made. texts: one per line; None: those that the
-    training held out. vectors: .npy, row i for line i; None: embedded. train_texts: for the baseline of copying. encoder: the
-    one that the user named. report: the HTML page to write. noise: decode again with noise, for the page; it is written before, and
-    again at the end. redact: mask names, numbers and the like in all texts that are shown.
+    training held out. vectors: .npy or store, row i for line i; None: embedded. columns: those of a store; its texts take the place
+    of `texts`. train_texts: for the baseline of copying. encoder: the one that the user named. report: the HTML page to write. noise:
+    decode again with noise, for the page; it is written before, and again at the end. redact: mask names, numbers and the like in all
+    texts that are shown.
 
     Raises RequestError for files, checkpoints, encoders and settings that do not fit together.
     """
@@ -60,8 +64,12 @@ def evaluate_files(
         page = first.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if vectors else "required")
         search = fit(opened, wanted, config.data.cache, track)
-        lines = list(read_lines(texts)) if texts else opened.held_out()
-        rows = _vectors(opened, lines, vectors, processes)
+        if vectors:
+            opened, lines, rows = _stored(opened, texts, vectors, columns, config.decode.form)
+        else:
+            assert opened.encoder is not None  # it was required
+            lines = list(read_lines(texts)) if texts else opened.held_out()
+            rows = embed_all(opened.encoder, lines, processes)
         known = None if train_texts is None else list(read_lines(train_texts))
         nearest = nearest_texts(opened, known, lines, rows, track, processes) if known is not None and lines else None
         result = replace(evaluate(opened, lines, rows, search, config.eval.samples, config.seed, track, processes), nearest=nearest)
@@ -84,13 +92,13 @@ def evaluate_files(
                 console.log.info(f"{report}: complete")
 
 
-def _vectors(checkpoint: Checkpoint, lines: list[str], path: str | None, processes: Processes) -> np.ndarray:
-    """Of the texts: float32 (len(lines), dim), read or embedded."""
-    if path is None:
-        assert checkpoint.encoder is not None  # it was required
-        return embed_all(checkpoint.encoder, lines, processes)
-    rows = load_vectors(path)
-    if len(rows) != len(lines):
-        raise RequestError(f"{path}: {len(rows)} vectors for {len(lines)} texts; row i must belong to line i")
-    check_width(checkpoint.info, rows.shape[1], path)
-    return checkpoint.aligned(rows)
+def _stored(checkpoint: Checkpoint, texts: str | None, path: str, columns: Columns, form: Form) -> tuple[Checkpoint, list[str], np.ndarray]:
+    """The checkpoint for the form of a store, the texts, of their file or of the store, and their vectors: float32 (len(texts), dim)."""
+    with open_vectors(path, columns, console.progress_bar) as reader:
+        lines = reader.texts.read(0, reader.rows) if reader.texts is not None else list(read_lines(texts)) if texts else []
+        if reader.rows != len(lines):
+            raise RequestError(f"{path}: {reader.rows} vectors for {len(lines)} texts; row i must belong to line i")
+        stored = form_of(reader.array, checkpoint.info, path, form)
+        given = reader.read()  # checks the values
+        opened, restore = read_form(checkpoint, reader.array, stored)
+        return opened, lines, restore(given)

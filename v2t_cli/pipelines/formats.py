@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from v2t_cli.core.errors import RequestError
-from v2t_cli.core.one_line import to_json
+from v2t_cli.core.one_line import to_json, to_row
 from v2t_cli.core.types import Format
 from v2t_cli.decoding.candidates import Candidate, Row, SureWord
 
 
-def header(name: Format) -> list[str]:
+def header(name: Format, with_ids: bool = False) -> list[str]:
     """The lines before the first row."""
-    return ["index\ttext\tlogprob\tcosine"] if name == "tsv" else []
+    return ["\t".join(["index", *["id"] * with_ids, "text", "logprob", "cosine"])] if name == "tsv" else []
 
 
 def formatter(name: Format, candidates: int) -> Callable[[Row], str]:
@@ -28,11 +28,12 @@ def _text(row: Row) -> str:
 
 def _tsv(row: Row) -> str:
     cosine = "" if row.best.cosine is None else f"{row.best.cosine:.6f}"
-    return f"{row.index}\t{row.best.text}\t{row.best.logprob:.4f}\t{cosine}"
+    named = "" if row.id is None else f"{to_row(row.id)}\t"
+    return f"{row.index}\t{named}{row.best.text}\t{row.best.logprob:.4f}\t{cosine}"
 
 
 def _jsonl(row: Row, candidates: int) -> str:
-    out = {"index": row.index, **_fields(row.best)}
+    out = {"index": row.index, **({} if row.id is None else {"id": row.id}), **_fields(row.best)}
     if row.words is not None:
         out["words"] = [{"word": word, "probability": round(probability, 3)} for word, probability in row.words]
     if candidates > 1:
@@ -57,6 +58,6 @@ def read_rows(path: str) -> Iterator[Row]:
                 if row["index"] != index:
                     raise ValueError(f"row {row['index']}")
                 words = [SureWord(it["word"], it["probability"]) for it in row["words"]] if "words" in row else None
-                yield Row(index, [Candidate(row["text"], row["logprob"], row["cosine"])], words=words)
+                yield Row(index, [Candidate(row["text"], row["logprob"], row["cosine"])], words=words, id=row.get("id"))
             except (ValueError, KeyError, TypeError):
                 raise RequestError(f"{path}, line {index + 1}: is not decoded row {index} as jsonl; --overwrite decodes again") from None

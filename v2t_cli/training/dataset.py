@@ -16,6 +16,7 @@ from v2t_cli.core.config import Config, DataConfig
 from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.similarity import unit_rows
+from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.texts import fingerprint, read_lines
 from v2t_cli.io.vectors import map_vectors, open_vectors
 from v2t_cli.models.encoder import Encoder
@@ -120,13 +121,14 @@ class Split:
 class Corpus:
     """The texts that passed the filters, split for training.
 
-    vectors_sha256: of data.vectors; None if there are none.
+    vectors: of data.vectors, (rows, dim), mapped from disk, and vectors_sha256, their hash; None if there are none.
     """
 
     texts: list[str]
     train: Split
     held_out: Split
     sha256: str
+    vectors: np.ndarray | None = None
     vectors_sha256: str | None = None
 
     @cached_property
@@ -135,18 +137,18 @@ class Corpus:
         return Lexicon.of_texts(self.train.texts)
 
 
-def read_corpus(config: DataConfig, seed: int) -> Corpus:
+def read_corpus(config: DataConfig, seed: int, track: Track = silent) -> Corpus:
     """Read, filter and split the texts. A larger data.held_out holds out the same texts and more.
 
     Raises RequestError if there are none, or too few.
     """
     if "-" in (*config.texts, config.vectors):
         raise RequestError("data.texts and data.vectors are read twice, so they cannot be stdin; name files")
-    digest = None
+    vectors = digest = None
     if config.vectors is not None:
         if pipes := [file for file in (*config.texts, config.vectors) if Path(file).is_fifo()]:
             raise RequestError(f"{pipes[0]}: is a pipe; with data.vectors, texts and vectors are read twice, so name files")
-        digest = _check_vectors(config.texts, config.vectors)
+        vectors, digest = _given_vectors(config, config.vectors, track)
     files = ", ".join(config.texts)
     selection = select(_lines(config.texts), config.min_chars, config.max_chars)
     log.info(f"{files}: {selection}")
@@ -156,7 +158,8 @@ def read_corpus(config: DataConfig, seed: int) -> Corpus:
     train, held_out = split_held_out(len(selection.texts), config.held_out, seed)
     # Given vectors have a row for each line of the file; embedded ones only for the kept texts.
     everything = Split(selection.texts, selection.rows if config.vectors else np.arange(len(selection.texts)))
-    return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), fingerprint(selection.texts).sha256, digest)
+    sha256 = fingerprint(selection.texts).sha256
+    return Corpus(selection.texts, everything.keep(train), everything.keep(held_out), sha256, vectors, digest)
 
 
 def _lines(files: list[str]) -> Iterator[str]:
@@ -164,14 +167,17 @@ def _lines(files: list[str]) -> Iterator[str]:
     return chain.from_iterable(map(read_lines, files))
 
 
-def _check_vectors(files: list[str], vectors: str) -> str:
-    """The hash of the values."""
-    lines = sum(1 for _ in _lines(files))
-    with open_vectors(vectors) as reader:
+def _given_vectors(config: DataConfig, path: str, track: Track) -> tuple[np.ndarray, str]:
+    """The vectors, (rows, dim), mapped from disk, which outlives the open file, and the hash of their values."""
+    lines = sum(1 for _ in _lines(config.texts))
+    with open_vectors(path, Columns(config.column), track) as reader:
+        if reader.array.dtype.kind != "f":
+            raise RequestError(f"{path}: holds {reader.array.dtype}; training needs the vectors as floating-point numbers")
         digest = reader.digest()  # reads, and so checks, all values
         if reader.rows != lines:
-            raise RequestError(f"{vectors}: {reader.rows} vectors for {lines} lines of {', '.join(files)}; row i must belong to line i")
-    return digest
+            files = ", ".join(config.texts)
+            raise RequestError(f"{path}: {reader.rows} vectors for {lines} lines of {files}; row i must belong to line i")
+        return reader.array, digest
 
 
 def has_encoder(config: Config) -> bool:
@@ -185,10 +191,10 @@ def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, 
     They come from data.vectors, else from the cache, else they are embedded now.
     """
     # Mapped, not read: a batch's pages come from the disk's cache, and several processes share them.
-    if config.vectors is None:
-        assert encoder is not None  # there is one if there are no vectors from elsewhere
-        return map_vectors(cached_vectors(corpus.texts, encoder, config.cache, track=track))
-    return map_vectors(config.vectors)
+    if corpus.vectors is not None:
+        return corpus.vectors
+    assert encoder is not None  # there is one if there are no vectors from elsewhere
+    return map_vectors(cached_vectors(corpus.texts, encoder, config.cache, track=track))
 
 
 def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encoder) -> None:

@@ -65,7 +65,7 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
             "another, --set decoder.scratch={} trains a small one from scratch, in the language of your texts"
         )
     accelerator = open_accelerator(config)
-    corpus = read_corpus(config.data, config.seed)
+    corpus = read_corpus(config.data, config.seed, callbacks.track)
     # Opened before anything is embedded, so that a wrong name is reported at once.
     encoder = _open_encoder(config, str(accelerator.device)) if has_encoder(config) else None
     if config.data.augment and encoder is None:

@@ -1,0 +1,61 @@
+"""Stores that keep vectors in other forms, by the commands."""
+
+import numpy as np
+import pytest
+from tiny import SENTENCES
+from typer.testing import CliRunner
+
+from v2t_cli import V2T
+from v2t_cli.cli import app
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(it) for it in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def vectors(checkpoint):
+    return V2T(checkpoint, device="cpu").embed(SENTENCES)
+
+
+def decoded(checkpoint, folder, stored, *options):
+    np.save(folder / "store.npy", stored)
+    settings = ("--set", "decode.max_new_tokens=24", "--device", "cpu")
+    result = run("decode", folder / "store.npy", "--checkpoint", checkpoint, *settings, *options)
+    return result.stdout.splitlines(), result.stderr
+
+
+def test_the_texts_of_sign_bits_padded_and_whole_vectors(checkpoint, vectors, tmp_path):
+    whole, told = decoded(checkpoint, tmp_path, vectors)
+    assert "the vectors" not in told and sum(map(str.__eq__, whole, SENTENCES)) > 60
+    padded, told = decoded(checkpoint, tmp_path, np.pad(vectors, ((0, 0), (0, 4))))
+    assert padded == whole and "all after the first 16 are 0" in told
+    bits, told = decoded(checkpoint, tmp_path, np.packbits(vectors > 0, axis=1))
+    assert sum(map(str.__eq__, bits, SENTENCES)) > 10 and "the vectors are sign bits; the rest is estimated" in told
+    steps = np.round(vectors / np.abs(vectors).max() * 127).astype(np.int8)
+    integers, told = decoded(checkpoint, tmp_path, steps)
+    assert sum(map(str.__eq__, integers, whole)) > 80 and "8-bit integers" in told
+
+
+def test_cut_vectors_are_named(checkpoint, vectors, tmp_path):
+    np.save(tmp_path / "cut.npy", vectors[:, :12])
+    refused = run("decode", tmp_path / "cut.npy", "--checkpoint", checkpoint, "--device", "cpu", code=2)
+    assert "cut.npy: vectors of 12 dimensions, but the checkpoint reads 16" in refused.stderr and "--form cut" in refused.stderr
+    texts, told = decoded(checkpoint, tmp_path, vectors[:, :12], "--form", "cut")
+    assert "the first 12 of 16 numbers" in told and sum(map(str.__eq__, texts, SENTENCES)) > 10
+
+
+def test_eval_takes_them_too(checkpoint, vectors, tmp_path):
+    np.save(tmp_path / "bits.npy", np.packbits(vectors[:20] > 0, axis=1))
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:20]) + "\n", encoding="utf-8")
+    options = ("--vectors", tmp_path / "bits.npy", "--texts", tmp_path / "texts.txt", "--json", "--device", "cpu", "--form", "bits")
+    assert '"n": 20' in run("eval", "--checkpoint", checkpoint, *options).stdout
+
+
+def test_training_refuses_integers(vectors, tmp_path):
+    np.save(tmp_path / "bits.npy", (vectors > 0).astype(np.int8))
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    wanted = ("--texts", tmp_path / "texts.txt", "--set", f"data.vectors={tmp_path / 'bits.npy'}", "-o", tmp_path / "out")
+    assert "bits.npy: holds int8; training needs the vectors as floating-point numbers" in run("train", *wanted, code=2).stderr

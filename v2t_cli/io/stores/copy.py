@@ -1,0 +1,76 @@
+"""A store, of whatever format, as a temporary .npy: from then on it is read like any other vectors."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from v2t_cli.core.console import Track
+from v2t_cli.core.errors import V2TError
+from v2t_cli.io.npy import write_header
+from v2t_cli.io.stores.batch import Columns, Format, ragged, refusing
+from v2t_cli.io.strings import Strings
+
+
+class Copy(NamedTuple):
+    """vectors: a .npy, of the type that the store has; of shape (0, 0) where no row tells the width."""
+
+    vectors: BinaryIO
+    ids: Strings | None
+    texts: Strings | None
+
+
+def check_store(path: Path, kind: Format, columns: Columns) -> None:
+    """Raise RequestError if the library is missing or a file does not open, for example for lack of a column. Reads no rows."""
+    kind.check_library(str(path))
+    if path.is_file():  # a folder may have to be copied
+        with refusing(str(path), kind.what), kind.open(path, columns):
+            pass
+
+
+def copy_store(path: Path, kind: Format, columns: Columns, track: Track, stack: ExitStack) -> Copy:
+    """Copy a store to temporary files, which nobody else sees, a batch at a time: memory does not grow with its rows.
+
+    stack: closes the files, and so deletes them. Raises RequestError for what the store cannot give, V2TError if the copy
+    does not fit.
+    """
+    name = str(path)
+    kind.check_library(name)
+    out = stack.enter_context(tempfile.TemporaryFile())
+    ids = texts = None
+    rows, dim, dtype = 0, 0, np.dtype(np.float32)
+    with refusing(name, kind.what), kind.open(path, columns) as store, track("reading vectors", store.rows) as advance:
+        for number, (vectors, some_ids, some_texts) in enumerate(store.batches):
+            with copying(name):
+                if not number:
+                    dim, dtype = vectors.shape[1], vectors.dtype
+                    write_header(out, 0, dim, dtype)
+                    ids, texts = (None if some is None else Strings(stack) for some in (some_ids, some_texts))
+                if vectors.shape[1] != dim:
+                    raise ragged(name, rows, vectors.shape[1], dim)
+                out.write(np.ascontiguousarray(vectors, dtype).data.cast("B") if vectors.size else b"")
+                for strings, some in ((ids, some_ids), (texts, some_texts)):
+                    if strings is not None:
+                        strings.extend(some or [])
+                rows += len(vectors)
+                advance(len(vectors))
+    with copying(name):
+        out.seek(0)
+        write_header(out, rows, dim, dtype)
+        out.seek(0)
+    return Copy(out, ids, texts)
+
+
+@contextmanager
+def copying(name: str) -> Iterator[None]:
+    """Turn an error of the disk with the temporary files into a V2TError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
+        raise V2TError(f"{name}: {where}; TMPDIR names another folder") from None
