@@ -12,19 +12,19 @@ BLIND = Row(0, [Candidate("а", -1.0)])
 
 
 def test_text_is_the_best_candidate():
-    assert header("text") == [] and formatter("text", 2)(ROW, None) == 'он сказал: "да"'
+    assert header("text") == [] and formatter("text", 2)(ROW) == 'он сказал: "да"'
 
 
 def test_tsv_has_a_header_and_leaves_an_unknown_cosine_empty():
-    assert [line.count("\t") for line in (*header("tsv"), *map(formatter("tsv", 1), (ROW, BLIND), (None, None)))] == [3, 3, 3]
-    assert formatter("tsv", 1)(ROW, None) == '3\tон сказал: "да"\t-1.2500\t0.500000'
-    assert formatter("tsv", 1)(BLIND, None) == "0\tа\t-1.0000\t"
+    assert [line.count("\t") for line in (*header("tsv"), *map(formatter("tsv", 1), (ROW, BLIND)))] == [3, 3, 3]
+    assert formatter("tsv", 1)(ROW) == '3\tон сказал: "да"\t-1.2500\t0.500000'
+    assert formatter("tsv", 1)(BLIND) == "0\tа\t-1.0000\t"
 
 
 def test_jsonl_lists_the_candidates_where_several_are_asked_for():
     assert header("jsonl") == []
-    assert json.loads(formatter("jsonl", 1)(ROW, None)) == {"index": 3, "text": 'он сказал: "да"', "logprob": -1.25, "cosine": 0.5}
-    both = json.loads(formatter("jsonl", 2)(ROW, None))
+    assert json.loads(formatter("jsonl", 1)(ROW)) == {"index": 3, "text": 'он сказал: "да"', "logprob": -1.25, "cosine": 0.5}
+    both = json.loads(formatter("jsonl", 2)(ROW))
     assert list(both) == ["index", "text", "logprob", "cosine", "candidates"]
     assert both["candidates"] == [
         {"text": 'он сказал: "да"', "logprob": -1.25, "cosine": 0.5},
