@@ -140,7 +140,7 @@ def test_training_that_is_refused(v2t, labse, tmp_path, case):
 
 def npz():
     stream = io.BytesIO()
-    np.savez(stream, v=ROWS)
+    np.savez(stream, v=ROWS, w=ROWS)
     return stream.getvalue()
 
 
@@ -150,7 +150,7 @@ def structured():
 
 REFUSED_VECTORS = {
     "missing": (None, "no such vector file"),
-    "a folder": (dict, "cannot be read"),
+    "a folder": (dict, "is a folder without vectors"),
     "empty": (b"", "not a .npy"),
     "text": ("0.1 0.2\n", "not a .npy"),
     "pickled objects": (saved(np.array([{"a": 1}], dtype=object), allow_pickle=True), "never loaded"),
@@ -182,7 +182,7 @@ REFUSED_VECTORS = {
     "no columns": (header("(5, 0)"), "expected floating-point"),
     "code in the header": (header("(__import__('os').getpid(), 16)"), "not a .npy"),
     "more behind the rows": (saved(ROWS) + saved(ROWS), "has data after its 5 rows"),
-    "an archive": (npz(), "is a .npz archive"),
+    "an archive of two arrays": (npz(), "several columns can be the vectors: v, w; --column names one"),
 }
 
 
