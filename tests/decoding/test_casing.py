@@ -7,7 +7,7 @@ from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.candidates import Candidate, Row, rerank
-from v2t_cli.decoding.casing import ignores_blanks, ignores_case, recase
+from v2t_cli.decoding.casing import _variants, ignores_blanks, ignores_case, recase, without_blanks
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.models.encoder import Encoder
@@ -41,6 +41,17 @@ def test_blanks_before_marks_go_if_the_encoder_does_not_see_them(opened):
         recase([spaced], targets, opened.inverter, opened.tokenizer, Lexicon.of_texts(SENTENCES), blanks)[0] for blanks in (True, False)
     ]
     assert found == [[text], [spaced]]
+
+
+def test_blanks_around_marks_do_not_change_what_is_seen():
+    assert without_blanks("Да , нет.Что ? 10 : 30") == "Да,нет.Что?10:30"
+
+
+def test_blanks_after_marks_come_back():
+    variants = list(_variants("Он здесь?Я не знаю .", Lexicon([], [], []), blanks=True))
+    assert {"Он здесь? Я не знаю .", "Он здесь?Я не знаю."} <= set(variants)
+    assert "Он здесь?Я не знаю." in _variants("Он здесь? Я не знаю.", Lexicon([], [], []), blanks=True)
+    assert "В 8:30, а?" in _variants("В 8:30,а?", Lexicon([], [], []), blanks=True), "a time stays whole"
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper, lambda text: text[0].lower() + text[1:].title()])

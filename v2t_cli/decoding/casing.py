@@ -1,4 +1,4 @@
-"""Upper and lower case, and blanks before marks, for encoders that do not see them: there the decoder's log-probability decides."""
+"""Upper and lower case, and blanks around marks, for encoders that do not see them: there the decoder's log-probability decides."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from v2t_cli.models.language_model import tokenize
 from v2t_cli.models.lexicon import Lexicon
 
 ROUNDS = 3  # changes of case in a row, at most
-_BEFORE_MARKS = re.compile(r"(?=[.,!?;:…])")
-_BLANKS_BEFORE_MARKS = re.compile(r" +(?=[.,!?;:…])")
+_MARK = re.compile(r" *([.,!?;:…]) *")
+_BEFORE_MARKS = re.compile(r" +(?=[.,!?;:…])")
+_AFTER_MARKS = re.compile(r"(?<=[.,!?;:…]) +")
+_NO_BLANK = re.compile(r"(?<=[.,!?;:…])(?=[^\W\d_])")  # between a mark and a letter
 SAME = 0.99999  # cosine, at least, of two texts that an encoder cannot tell apart
 
 
@@ -28,8 +30,13 @@ def ignores_case(encoder: Encoder) -> bool:
 
 
 def ignores_blanks(encoder: Encoder) -> bool:
-    """Whether the encoder gives the same vector to a text with blanks before its marks, as all models with BERT's tokenizer do."""
-    return _looks_the_same(encoder, _BEFORE_MARKS.sub(" ", PROBE))
+    """Whether the encoder gives the same vector whether or not blanks stand around marks, as all models with BERT's tokenizer do."""
+    return _looks_the_same(encoder, _MARK.sub(r" \1 ", PROBE)) and _looks_the_same(encoder, without_blanks(PROBE))
+
+
+def without_blanks(text: str) -> str:
+    """Without those around marks: what such an encoder sees of a text."""
+    return _MARK.sub(r"\1", text)
 
 
 def _looks_the_same(encoder: Encoder, other: str) -> bool:
@@ -42,7 +49,7 @@ def recase(
 ) -> tuple[list[str], list[float]]:
     """The texts in their most probable case, and the log-probabilities of these, in nats; -inf for a text too long for the decoder.
 
-    targets: (len(texts), dim); blanks: whether those before marks may go, too.
+    targets: (len(texts), dim); blanks: whether those around marks may come and go, too.
     """
     best = list(texts)
     logprobs = [-np.inf] * len(texts)
@@ -67,10 +74,12 @@ def recase(
 
 
 def _variants(text: str, lexicon: Lexicon, blanks: bool) -> Iterator[str]:
-    """The text with one word in another case, with all words as the lexicon spells them, and without blanks before marks."""
+    """The text with one word in another case, with all words as the lexicon spells them, and other blanks around marks."""
     parsed = Parsed(text)
     if blanks:
-        yield _BLANKS_BEFORE_MARKS.sub("", text)
+        yield _BEFORE_MARKS.sub("", text)
+        yield _AFTER_MARKS.sub("", text)
+        yield _NO_BLANK.sub(" ", text)
     yield from (apply(text, flip) for flip in parsed.cases())
     places = map(lexicon.place, parsed.words)
     spelled = [parsed.replacement(number, lexicon.words[place]) for number, place in enumerate(places) if place is not None]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
-from v2t_cli.decoding.casing import ignores_blanks, ignores_case, recase
+from v2t_cli.decoding.casing import ignores_blanks, ignores_case, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
@@ -120,9 +120,15 @@ class Corrector:
             known = [place for place in map(self.words.place, borrowed) if place is not None]
             candidates = sorted(row.candidates, key=self.ranking.by_cosine)
             explored = [(it.nearness, it.text) for it in candidates]
-            wanted, key = Wanted(target, borrowed, np.array(known, dtype=np.int64)), str.lower if self.ignores_case else str
-            out.append(_Search(candidates, wanted, explored, key, {key(it.text) for it in candidates}))
+            wanted = Wanted(target, borrowed, np.array(known, dtype=np.int64))
+            out.append(_Search(candidates, wanted, explored, self._key, {self._key(it.text) for it in candidates}))
         return out
+
+    def _key(self, text: str) -> str:
+        """What the encoder sees of a text. Blanks are chosen where case is."""
+        if not self.ignores_case:
+            return text
+        return without_blanks(text.lower()) if self.ignores_blanks else text.lower()
 
     def _choose(self, number: int, row: _Search) -> list[_Task]:
         """The most promising texts of a vector that is not finished."""
