@@ -1,4 +1,4 @@
-"""How sure a row is: the probability that a text is exact, by its cosine."""
+"""How sure a row is: the probability that a text is right, by its cosine."""
 
 import shutil
 from dataclasses import replace
@@ -11,7 +11,7 @@ from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.errors import RequestError
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation import calibration as module
-from v2t_cli.evaluation.calibration import Calibration, Level, calibrate
+from v2t_cli.evaluation.calibration import Calibration, Level, calibrate, is_right
 
 
 def probability(calibration, cosine):
@@ -38,7 +38,7 @@ def test_it_ascends_from_0_to_1(seed, texts):
     assert [level.cosine for level in calibration.levels] == sorted({level.cosine for level in calibration.levels})
     for number, level in enumerate(calibration.levels):
         low, high = calibration.interval(number)
-        assert 0 <= low <= high <= 1 and 0 <= level.exact <= level.texts
+        assert 0 <= low <= high <= 1 and 0 <= level.right <= level.texts
     assert sum(level.texts for level in calibration.levels) == calibration.texts == texts
 
 
@@ -81,6 +81,21 @@ def test_rounding_of_the_encoder_makes_no_levels():
     assert calibration.level(1 - 2e-7) == 1 and calibration.level(0.99) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Где лодка, Анна?", True),
+        ("где  Лодка , анна ?", True),
+        ("Где лодка, Анна", False),
+        ("Где лодка, Яна?", False),
+        ("Где лодка Анна?", False),
+        ("Анна, где лодка?", False),
+    ],
+)
+def test_case_and_blanks_do_not_count(text, right):
+    assert is_right(text, "Где лодка, Анна?") == right
+
+
 @pytest.fixture
 def search(opened):
     return fit(opened, resolve_search(DecodeConfig(beams=4, rounds=0, batch_size=3)))
@@ -94,10 +109,10 @@ def test_it_decodes_what_training_held_out(opened, search, monkeypatch):
     assert calibrate(opened, search).levels == calibrate(opened, search).levels
 
 
-def test_what_it_learned_is_mostly_exact(opened, search, monkeypatch):
+def test_what_it_learned_is_mostly_right(opened, search, monkeypatch):
     monkeypatch.setattr(type(opened), "held_out", lambda self: SENTENCES[:40])
     calibration = calibrate(opened, search)
-    assert calibration.texts == 40 and calibration.exact >= 20
+    assert calibration.texts == 40 and calibration.right >= 20
     assert probability(calibration, 1.0) > 0.8 and probability(calibration, 0.0) < 0.5
 
 

@@ -54,7 +54,7 @@ def test_the_page():
     text = text_of(page)
     assert "2 of 4 rows were surely read (50%): the decoded text is the text behind the vector" in text
     assert "2 of these rows hold a name, number" in text
-    assert "about 3 are expected to be exact, the sure ones included (95% interval: 3 to " in text
+    assert "about 3 are expected to be right, the sure ones included (95% interval: 3 to " in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page and "Анна ждёт тебя в 5:30" in page and "&lt;today&gt;" in page
     found = cells(page)
     assert ["95% or more", "2", "50%", "2", "2 to 2"] in found and ["below 50%", "1", "25%", "0", "0 to 0"] in found
@@ -78,7 +78,7 @@ def test_no_cosine_makes_a_row_sure():
     counted.add(row(0, "да", 1.0))
     page = text_of(leak_report(counted.result(), {}))
     assert "0 of 1 row was surely read" in page
-    assert "no cosine makes a row sure: of the 10 held-out texts with the highest cosines, 10 came back exactly" in page
+    assert "no cosine makes a row sure: of the 10 held-out texts with the highest cosines, 10 came back word for word" in page
     assert "knows which rows to trust" not in page
 
 

@@ -1,11 +1,15 @@
-"""Calibration: how probable it is that a decoded text is exact, given the cosine of its vector with the target.
+"""Calibration: how probable it is that a decoded text is right, given the cosine of its vector with the target.
 
-A checkpoint keeps texts that training did not see. They are decoded with the same search as the rows, and what came back exactly gives
+A checkpoint keeps texts that training did not see. They are decoded with the same search as the rows, and which of them came back gives
 the probability by isotonic regression (pool adjacent violators, Ayer et al. 1955): a higher cosine is never less probable.
+
+A text is right if its words and marks are those of the true text. Case and blanks do not count: many encoders give the same vector
+whatever they are, so that no cosine could tell an exact text from one with another capital.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,46 +21,47 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.decoding.decode import decode, to_scale
 from v2t_cli.decoding.search import FittedSearch
-from v2t_cli.evaluation.metrics import Interval, comparable, wilson_interval
+from v2t_cli.evaluation.metrics import Interval, wilson_interval
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import embed_all
 
 TEXTS = 200  # that are decoded, at most
 DIGITS = 5  # of a cosine; what differs by less is how the encoder rounds
+PART = re.compile(r"\w+|[^\w\s]")  # a word or a mark
 
 
 @dataclass(frozen=True)
 class Level:
-    """Held-out texts with similar cosines, and how many of them came back exactly. cosine: the least of theirs."""
+    """Held-out texts with similar cosines, and how many of them came back right. cosine: the least of theirs."""
 
     cosine: float
     texts: int
-    exact: int
+    right: int
 
     @property
     def probability(self) -> float:
-        """That a text with such a cosine is exact. Counts one more text, a miss, so that a few texts never make a row sure."""
-        return self.exact / (self.texts + 1)
+        """That a text with such a cosine is right. Counts one more text, a miss, so that a few texts never make a row sure."""
+        return self.right / (self.texts + 1)
 
     @property
     def interval(self) -> Interval:
-        return wilson_interval(self.exact, self.texts)
+        return wilson_interval(self.right, self.texts)
 
 
 class Calibration:
-    """Levels in ascending order of cosines and probabilities. texts, exact: of all levels together."""
+    """Levels in ascending order of cosines and probabilities. texts, right: of all levels together."""
 
     def __init__(self, outcomes: Iterable[tuple[float, bool]]):
-        """outcomes: of held-out texts, the cosine and whether the decoded text is exact. Raises ValueError without any."""
-        levels = [Level(round(cosine, DIGITS), 1, exact) for cosine, exact in sorted(outcomes)]
+        """outcomes: of held-out texts, the cosine and whether the decoded text is right. Raises ValueError without any."""
+        levels = [Level(round(cosine, DIGITS), 1, right) for cosine, right in sorted(outcomes)]
         if not levels:
             raise ValueError("no outcomes to calibrate with")
         # First equal cosines, then the isotonic regression; the extra miss weighs more in small levels and may upset their order again.
         levels = _pooled(levels, lambda level: level.cosine)
-        levels = _pooled(levels, lambda level: level.exact / level.texts)
+        levels = _pooled(levels, lambda level: level.right / level.texts)
         self.levels = _pooled(levels, lambda level: level.probability)
-        self.texts, self.exact = (sum(getattr(level, count) for level in self.levels) for count in ("texts", "exact"))
+        self.texts, self.right = (sum(getattr(level, count) for level in self.levels) for count in ("texts", "right"))
         self._ends = [level.cosine for level in self.levels]
 
     def level(self, cosine: float) -> int:
@@ -64,7 +69,7 @@ class Calibration:
         return bisect_right(self._ends, round(cosine, DIGITS)) - 1
 
     def probability(self, level: int) -> float:
-        """That a text of this level is exact. 0 below all levels, where nothing was measured."""
+        """That a text of this level is right. 0 below all levels, where nothing was measured."""
         return self.levels[level].probability if level >= 0 else 0.0
 
     def interval(self, level: int) -> Interval:
@@ -79,8 +84,13 @@ def _pooled(levels: list[Level], share: Callable[[Level], float]) -> list[Level]
         out.append(level)
         while len(out) > 1 and share(out[-2]) >= share(out[-1]):
             high, low = out.pop(), out.pop()
-            out.append(Level(low.cosine, low.texts + high.texts, low.exact + high.exact))
+            out.append(Level(low.cosine, low.texts + high.texts, low.right + high.right))
     return out
+
+
+def is_right(text: str, true: str) -> bool:
+    """Whether two texts have the same words and marks, whatever their case and blanks."""
+    return PART.findall(text.casefold()) == PART.findall(true.casefold())
 
 
 def calibrate(
@@ -102,5 +112,5 @@ def calibrate(
     with track("decoding held-out texts", sum(map(len, blocks))) as advance:
         given = (Block(it.start, vectors[it.start : it.stop]) for it in blocks)
         for row in decode(checkpoint, given, search, seed, processes, warn=False, advance=advance):
-            outcomes.append((row.best.nearness, comparable(row.best.text) == comparable(texts[row.index])))
+            outcomes.append((row.best.nearness, is_right(row.best.text, texts[row.index])))
     return Calibration(processes.gather(outcomes))

@@ -13,14 +13,14 @@ from v2t_cli.evaluation.entities import EntityFinder
 from v2t_cli.evaluation.metrics import Interval
 
 T = TypeVar("T")
-SURE = 0.95  # probability of being exact, at least, of a row that was surely read
+SURE = 0.95  # probability of being right, at least, of a row that was surely read
 BANDS = (SURE, 0.8, 0.5, 0.0)  # lower ends of the bands of probabilities
 MANY, FEW = 8, 4  # examples of rows that were surely read, and of others
 
 
 @dataclass
 class Example:
-    """A decoded row. label: what the row is called; probability: that the text is exact; words: as in Row."""
+    """A decoded row. label: what the row is called; probability: that the text is right, as calibration.py has it; words: as in Row."""
 
     label: str
     text: str
@@ -31,9 +31,9 @@ class Example:
 
 @dataclass
 class Band:
-    """The rows whose probability of being exact is at least `low`, and below the next band's.
+    """The rows whose probability of being right is at least `low`, and below the next band's.
 
-    expected: how many of them are exact; interval: 95 %, of this number.
+    expected: how many of them are right; interval: 95 %, of this number.
     """
 
     low: float
@@ -58,7 +58,7 @@ class Leak:
     """What the rows give away.
 
     bands: the surest first; telling: examples of rows that were surely read and hold entities; plain: of those that hold none; likely:
-    of other rows that are rather exact than not; unlikely: of the rest.
+    of other rows that are rather right than not; unlikely: of the rest.
     """
 
     rows: int
@@ -74,12 +74,12 @@ class Leak:
 
     @property
     def expected(self) -> float:
-        """How many rows are exact."""
+        """How many rows are right."""
         return sum(band.expected for band in self.bands)
 
     @property
     def interval(self) -> Interval:
-        """95 %, of the number of exact rows. The ends are sums of those of the bands: cautious."""
+        """95 %, of the number of right rows. The ends are sums of those of the bands: cautious."""
         low, high = (sum(ends) for ends in zip(*(band.interval for band in self.bands)))
         return low, high
 

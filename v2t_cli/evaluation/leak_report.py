@@ -37,7 +37,7 @@ def leak_facts(
     return {
         **checkpoint_facts(folder, info, redacted),
         "search": search_fact(search.quality, strategy_of(search), search.max_new_tokens),
-        "confidence": f"measured on {measured.texts:,} held-out texts of the checkpoint, of which {measured.exact:,} came back exactly",
+        "confidence": f"measured on {measured.texts:,} held-out texts, of which {measured.right:,} came back word for word",
         "vectors": ("" if redacted else f"{vectors}: ") + f"{leak.rows:,} rows, digest {digest[:16]}…",
         "versions": versions_fact(),
     }
