@@ -6,8 +6,12 @@ from collections import Counter
 import pytest
 from leaks import row, tally
 
-from v2t_cli.decoding.candidates import SureWord
-from v2t_cli.evaluation.leak import FEW, MANY, Band, Kind, Reservoir
+from v2t_cli.decoding.candidates import Candidate, Row, SureWord
+from v2t_cli.evaluation.calibration import Calibration
+from v2t_cli.evaluation.entities import EntityFinder
+from v2t_cli.evaluation.leak import FEW, MANY, Band, Kind, Reservoir, Tally
+from v2t_cli.evaluation.redaction import Redactor
+from v2t_cli.models.lexicon import Lexicon
 
 
 def test_rows_by_confidence():
@@ -67,3 +71,13 @@ def test_a_reservoir_takes_every_item_as_often():
             reservoir.add(item)
         taken.update(reservoir.items)
     assert all(900 < taken[item] < 1100 for item in range(6))
+
+
+def test_rows_are_found_by_their_ids_which_may_be_names():
+    lexicon = Lexicon(["и"], [5], [])
+    counted = Tally(Calibration([(0.9, False)]), EntityFinder(lexicon))
+    counted.add(Row(1234, [Candidate("и", -1.0, 0.5)], id="анна@почта"))
+    counted.add(Row(1235, [Candidate("и", -1.0, 0.5)]))
+    leak = counted.result()
+    assert [it.label for it in leak.unlikely] == ["анна@почта", "1,235"]
+    assert [it.label for it in Redactor(lexicon).leak(leak).unlikely] == ["1,234", "1,235"]

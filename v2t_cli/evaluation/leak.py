@@ -20,13 +20,19 @@ MANY, FEW = 8, 4  # examples of rows that were surely read, and of others
 
 @dataclass
 class Example:
-    """A decoded row. label: what the row is called; probability: that the text is right, as calibration.py has it; words: as in Row."""
+    """A decoded row. id: that the store has for it; probability: that the text is right, as calibration.py has it; words: as in Row."""
 
-    label: str
+    index: int
+    id: str | None
     text: str
     cosine: float
     probability: float
     words: list[SureWord] | None
+
+    @property
+    def label(self) -> str:
+        """What a reader finds the row by."""
+        return f"{self.index:,}" if self.id is None else self.id
 
 
 @dataclass
@@ -111,8 +117,8 @@ class Tally:
         # By kind, in the rows that were surely read (True) and in the others (False).
         self._entities: Counter[tuple[str, bool]] = Counter()
         self._holding: Counter[tuple[str, bool]] = Counter()
-        self._telling, self._plain = (Reservoir[tuple[int, Example]](MANY, generator) for _ in range(2))
-        self._likely, self._unlikely = (Reservoir[tuple[int, Example]](FEW, generator) for _ in range(2))
+        self._telling, self._plain = (Reservoir[Example](MANY, generator) for _ in range(2))
+        self._likely, self._unlikely = (Reservoir[Example](FEW, generator) for _ in range(2))
 
     def add(self, row: Row) -> None:
         """Count a row whose best text has a cosine."""
@@ -130,12 +136,12 @@ class Tally:
             sample = self._plain
         else:
             sample = self._likely if probability >= BANDS[-2] else self._unlikely
-        sample.add((row.index, Example(_label(row), row.best.text, row.best.nearness, probability, row.words)))
+        sample.add(Example(row.index, row.id, row.best.text, row.best.nearness, probability, row.words))
 
     def result(self) -> Leak:
         """What the rows so far give away; the examples are in the order of the rows."""
         samples = (self._telling, self._plain, self._likely, self._unlikely)
-        telling, plain, likely, unlikely = ([example for _, example in sorted(it.items, key=lambda it: it[0])] for it in samples)
+        telling, plain, likely, unlikely = (sorted(it.items, key=lambda example: example.index) for it in samples)
         bands = [self._band(low, high) for low, high in zip(BANDS, (2.0, *BANDS))]
         return Leak(
             rows=self._levels.total(),
@@ -166,8 +172,3 @@ class Tally:
             entities[kind, True] + entities[kind, False],
             holding[kind, True] + holding[kind, False],
         )
-
-
-def _label(row: Row) -> str:
-    """What a reader finds the row by."""
-    return f"{row.index:,}" if row.id is None else row.id

@@ -54,9 +54,9 @@ class Redactor:
         return [self.example(it) for it in examples] if len(self._lexicon) else []
 
     def example(self, example: Example) -> Example:
-        """The row with masks, as sure as in `sample`."""
+        """The row with masks, as sure as in `sample`, and without its id, which may be a name."""
         text, words = self._mask(example.text, example.words or [], self._names(example.text), {})
-        return replace(example, text=text, words=None if example.words is None else words)
+        return replace(example, id=None, text=text, words=None if example.words is None else words)
 
     def _names(self, *texts: str) -> set[str]:
         """The words of the names in the texts, in lower case."""

@@ -81,7 +81,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Fitted:
-    """kind: of the map; cosine: mean, of the map of pairs that it was not fitted to with their own vectors."""
+    """kind: of the map; cosine: mean, of mapped pairs that were left out with their own vectors: COMPARED at most."""
 
     alignment: Alignment
     kind: str
