@@ -20,6 +20,7 @@ from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import Encoder, embed_all
 from v2t_cli.models.metadata import CheckpointInfo
 
+LEARNED = ("bits", "cut")  # the forms whose reading needs the encoder
 SAMPLED = 10_000  # rows that tell the form and the statistics of a store
 FEW = 100  # rows that are too few for statistics
 SPREAD = 200  # of the 255 steps of an 8-bit integer, that a dimension uses where each has a range of its own
@@ -56,7 +57,7 @@ def form_of(array: np.ndarray, info: CheckpointInfo, name: str, named: Form = "a
         return _by_values(some) if len(some) else "float"
     if _is_packed(array, wanted):
         return "bits"
-    if width > wanted and len(some) and not some[:, wanted:].any():
+    if width > wanted and some[:, :wanted].any() and not some[:, wanted:].any():
         return "padded"
     way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
     if width < wanted:

@@ -25,8 +25,8 @@ from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
 from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.vectors import Block, grid, open_vectors
-from v2t_cli.models.checkpoint import open_checkpoint
-from v2t_cli.models.forms import form_of, read_form
+from v2t_cli.models.checkpoint import EncoderUse, open_checkpoint
+from v2t_cli.models.forms import LEARNED, form_of, read_form
 from v2t_cli.models.metadata import HELD_OUT, read_info
 from v2t_cli.pipelines.formats import formatter, header, read_rows
 
@@ -66,7 +66,8 @@ def decode_file(
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
         stored = form_of(reader.array, read_info(checkpoint), reader.name, config.decode.form)
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
-        opened = open_checkpoint(checkpoint, config, device, encoder, "required" if report else "optional" if search.rerank else "none")
+        use: EncoderUse = "required" if report or stored in LEARNED else "optional" if search.rerank else "none"
+        opened = open_checkpoint(checkpoint, config, device, encoder, use)
         fitted = fit(opened, search, config.data.cache, console.progress_bar)
         opened, restore = read_form(opened, reader.array, stored)
         size = reader.fitting(fitted.batch_size)
