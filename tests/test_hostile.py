@@ -159,7 +159,6 @@ REFUSED_VECTORS = {
     "0-D": (saved(np.float32(1)), "of shape ()"),
     "0-D and more behind it": (saved(np.float32(1)) + bytes(4), "holds float32 of shape ()"),
     "another width": (saved(np.zeros((2, 3), np.float32)), "vectors of 3 dimensions, but the checkpoint"),
-    "int8": (saved(ROWS.astype(np.int8)), "holds int8"),
     "int64": (saved(ROWS.astype(np.int64)), "holds int64"),
     "booleans": (saved(ROWS > 0), "holds bool"),
     "complex": (saved(ROWS.astype(np.complex64)), "holds complex64"),

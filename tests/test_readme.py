@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import DIM, ROOT, build_decoder
+from tiny import DIM, ROOT, SENTENCES, build_decoder
 from typer.testing import CliRunner
 
 from v2t_cli import V2T
@@ -29,6 +29,7 @@ NUMBER = r"(-?\d(?:[\d,]*\d)?(?:\.\d+)?)"
 INSTALL = ("quickstart.sh", "pip install -e '.[test]'", "pre-commit install")
 OWN_ENCODER, GPU, ONE_MACHINE = "--encoder my-encoder", "labse-rugpt3large.yaml", "accelerate launch"
 TWO_MACHINES, SLURM, BENCHMARK = "torchrun --nnodes 2", "#SBATCH", "tests.benchmarks"
+ALIGN = "adapter.align=true"
 
 
 def fenced(language: str, document: str) -> list[str]:
@@ -183,6 +184,16 @@ def test_the_recipe_for_a_gpu(tmp_path, labse, texts_file):
 
 
 @pytest.mark.slow
+def test_the_recipe_for_an_encoder_that_nobody_has(tmp_path, checkpoint):
+    vectors = V2T(checkpoint, device="cpu").embed(SENTENCES)
+    (tmp_path / "pairs.txt").write_text("".join(f"{text}\n" for text in SENTENCES), encoding="utf-8")
+    for name in ("pairs.npy", "foreign.npy"):
+        np.save(tmp_path / name, vectors[:, ::-1])
+    done = bash(recipe(ALIGN).replace("examples/en-mini", str(checkpoint)), tmp_path)
+    texts = done.stdout.splitlines()
+    assert done.returncode == 0 and sum(text in texts for text in SENTENCES) > 60, done.stdout[-2000:]
+
+
 def test_the_recipe_for_an_encoder_of_ones_own(tmp_path, labse, texts_file):
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("*-mini"))
     (tmp_path / "my-encoder").symlink_to(labse)
@@ -256,7 +267,7 @@ def test_the_command_of_the_benchmarks():
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_no_block_is_left_out(document):
-    known = (*INSTALL, OWN_ENCODER, GPU, ONE_MACHINE, TWO_MACHINES, SLURM, BENCHMARK)
+    known = (*INSTALL, ALIGN, OWN_ENCODER, GPU, ONE_MACHINE, TWO_MACHINES, SLURM, BENCHMARK)
     for block in fenced("sh", document):
         assert sum(words in block for words in known) == 1, block
     assert set(re.findall(r"^```(\w+)", DOCUMENTS[document], re.MULTILINE)) <= {"console", "sh", *(["python"] * (document == "README.md"))}
