@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Report on leaked vector stores without their texts: decode every file of a folder, write a page on each and an index of them.
+# Report on leaked vector stores without their texts: decode every store of a folder, write a page on each and an index of them.
 #
 #   examples/leaked_stores.sh STORES/ REPORT/
 #   CHECKPOINT=my-inverter OPTIONS=--redact examples/leaked_stores.sh STORES/ REPORT/
 #
-# STORES/a.npy gives REPORT/a.jsonl (the decoded rows) and REPORT/a.report.html. REPORT/index.html links the pages, with the number of
+# STORES/a.npy gives REPORT/a.jsonl (the decoded rows) and REPORT/a.report.html, STORES/b.parquet gives REPORT/b.parquet.jsonl and so on.
+# Stores may be all that v2t decode reads, folders too; .txt files are passed over. REPORT/index.html links the pages, with the number of
 # rows and of those surely read; stdout has the same as a table. Results are kept unless the vectors are newer: after an interruption,
 # run the same command again. QUALITY: balanced (default) or best. OPTIONS: more options of v2t decode; --redact masks names and the
-# like in the pages, not in the .jsonl. The exit code is 1 if a file could not be read.
+# like in the pages, not in the .jsonl. The exit code is 1 if a store could not be read.
 set -euo pipefail
-[ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 checkpoint=${CHECKPOINT:-$(dirname "$0")/en-mini}
 quality=${QUALITY:-balanced}
 failed=0 rows=
@@ -26,8 +27,9 @@ escaped() { sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g; s/"/\&quot;/g' <<< "$1"
 number() { sed -n "s/^<meta name=\"$1\" content=\"\([0-9]*\)\">$/\1/p" "$2"; }
 
 printf 'file\trows\tsurely read\tshare\n'
-for file in "$1"/*.npy; do
-  [ -e "$file" ] || continue # the folder has none
+for file in "$1"/*; do
+  case $file in *.txt) continue ;; esac # texts, not vectors
+  [ -e "$file" ] || continue # the folder is empty
   name=$(basename "$file" .npy)
   out=$2/$name.jsonl page=$2/$name.report.html
   if [ "$file" -nt "$page" ]; then # or there is no page

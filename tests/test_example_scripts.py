@@ -163,7 +163,7 @@ def test_leaked_stores(tmp_path):
     """The pages, the table and the index, with a stand-in for v2t. (test_leaked_stores_for_real decodes.)"""
     for name in ("my stores", "bin", "empty"):
         (tmp_path / name).mkdir()
-    for name in ("a <b> & c.npy", "bad.npy", "d#.npy", "index.npy", "notes.txt"):
+    for name in ("a <b> & c.npy", "bad.npy", "d#.npy", "e.parquet", "index.npy", "notes.txt"):
         (tmp_path / "my stores" / name).write_text("")
     v2t = tmp_path / "bin" / "v2t"
     v2t.write_text(
@@ -182,8 +182,8 @@ def test_leaked_stores(tmp_path):
 
     assert report().returncode == 130 and not (tmp_path / "a report" / "index.html").exists()
     done = report()
-    names = ["a <b> & c", "d#", "index"]
-    rows = ["a <b> & c\t12\t5\t41.7%", "bad\t\t\tcould not be read", "d#\t12\t5\t41.7%", "index\t12\t5\t41.7%"]
+    names = ["a <b> & c", "d#", "e.parquet", "index"]
+    rows = ["a <b> & c\t12\t5\t41.7%", "bad\t\t\tcould not be read", "d#\t12\t5\t41.7%", "e.parquet\t12\t5\t41.7%", "index\t12\t5\t41.7%"]
     assert done.returncode == 1 and done.stdout.splitlines() == ["file\trows\tsurely read\tshare", *rows]
     assert {path.name for path in (tmp_path / "a report").iterdir()} == {
         *(f"{name}{end}" for name in names for end in (".jsonl", ".report.html")),

@@ -125,7 +125,7 @@ class Corrector:
         return out
 
     def _key(self, text: str) -> str:
-        """What the encoder sees of a text. Blanks are chosen where case is."""
+        """What the encoder sees of a text: texts that are equal in this need not be embedded twice."""
         if not self.ignores_case:
             return text
         return without_blanks(text.lower()) if self.ignores_blanks else text.lower()

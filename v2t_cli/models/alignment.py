@@ -102,30 +102,38 @@ def fit_alignment(foreign: np.ndarray, own: np.ndarray) -> Fitted:
     if not np.square(given).sum() > 1e-9 * len(given):
         raise RequestError("the vectors of all texts are equal, so they cannot be aligned")
     some = np.random.default_rng(0).permutation(len(given))
-    few = some[:COMPARED]
-    compared = given[few], wanted[few], offset
-    noise, ridge = _best_noise(_linear(given[few], given[few]), *compared[1:], centred=True)
-    maps: list[tuple[float, str, Callable[[], Alignment]]] = []
+    kind, cosine, noise, sharpness = _best_map(given[some[:COMPARED]], wanted[some[:COMPARED]], offset)
+    landmarks = None
+    if kind == "ridge":
+        weights = _ridge(given, wanted, noise)
+    elif kind == "rotation":
+        weights = _rotation(given, wanted)
+    else:
+        unit = unit_rows(given)
+        landmarks = unit[some[:LANDMARKS]]
+        gram = _kernel(landmarks, landmarks, sharpness)
+        weights = _regressed(_kernel(unit, landmarks, sharpness), gram, wanted, noise)
+        landmarks = landmarks.astype(np.float32)
+    alignment = Alignment(
+        centre.astype(np.float32),
+        weights.astype(np.float32),
+        offset.astype(np.float32),
+        length,
+        landmarks,
+        None if landmarks is None else sharpness,
+    )
+    return Fitted(alignment, kind, cosine)
 
-    def finished(weights: np.ndarray, landmarks: np.ndarray | None = None, sharpness: float | None = None) -> Alignment:
-        single = [None if part is None else part.astype(np.float32) for part in (centre, weights, offset, landmarks)]
-        assert single[0] is not None and single[1] is not None and single[2] is not None
-        return Alignment(single[0], single[1], single[2], length, single[3], sharpness)
 
-    maps.append((ridge, "ridge", lambda: finished(_ridge(given, wanted, noise))))
-    maps.append((_folded(*compared, _rotation), "rotation", lambda: finished(_rotation(given, wanted))))
+def _best_map(given: np.ndarray, wanted: np.ndarray, offset: np.ndarray) -> tuple[str, float, float, float]:
+    """The kind of map with the highest mean cosine on left-out pairs, this cosine, and its noise and sharpness, if any."""
+    noise, cosine = _best_noise(_linear(given, given), wanted, offset, centred=True)
+    maps = [("ridge", cosine, noise, 0.0), ("rotation", _folded(given, wanted, offset, _rotation), 0.0, 0.0)]
     unit = unit_rows(given)
     for sharpness in SHARPNESS:
-        of_kernel, cosine = _best_noise(_kernel(unit[few], unit[few], sharpness), *compared[1:])
-        landmarks = unit[some[:LANDMARKS]]
-
-        def bent(sharpness: float = sharpness, noise: float = of_kernel, landmarks: np.ndarray = landmarks) -> Alignment:
-            features = _kernel(unit, landmarks, sharpness)
-            return finished(_regressed(features, _kernel(landmarks, landmarks, sharpness), wanted, noise), landmarks, sharpness)
-
-        maps.append((cosine - GAIN, "kernel", bent))
-    cosine, kind, make = max(maps, key=lambda it: it[0])
-    return Fitted(make(), kind, cosine + GAIN * (kind == "kernel"))
+        noise, cosine = _best_noise(_kernel(unit, unit, sharpness), wanted, offset)
+        maps.append(("kernel", cosine, noise, sharpness))
+    return max(maps, key=lambda it: it[1] - GAIN * (it[0] == "kernel"))
 
 
 def _linear(left: np.ndarray, right: np.ndarray) -> np.ndarray:

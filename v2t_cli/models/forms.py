@@ -49,8 +49,9 @@ def form_of(array: np.ndarray, info: CheckpointInfo, name: str, named: Form = "a
     """
     width, wanted, some = array.shape[1], info.width, sample(array)
     if named != "auto":
-        fits = {"float": width == wanted, "int8": width == wanted, "padded": width > wanted, "cut": width < wanted}
-        if not fits.get(named, width == wanted or _is_packed(array, wanted)):
+        same = width == wanted
+        fits = {"float": same, "int8": same, "padded": width > wanted, "cut": width < wanted, "bits": same or _is_packed(array, wanted)}
+        if not fits[named]:
             raise RequestError(f"{name}: form {named} does not explain vectors of {width} numbers where the checkpoint reads {wanted}")
         return named
     if width in (0, wanted):
@@ -101,8 +102,10 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
     if checkpoint.encoder is None:
         raise RequestError(f"form {form} needs the checkpoint's encoder, to learn what such vectors have lost")
     kept = array.shape[1]
-    read: Restore = _bits(array, width) if form == "bits" else lambda rows: unit_rows(rows.astype(np.float32))
-    keep: Restore = (lambda rows: np.sign(rows) + (rows == 0) * -1.0) if form == "bits" else lambda rows: unit_rows(rows[:, :kept])
+    if form == "bits":
+        read, keep = _bits(array, width), _signs
+    else:
+        read, keep = unit_rows, lambda rows: unit_rows(rows[:, :kept])
     whole = embed_all(checkpoint.encoder, checkpoint.held_out())
     fitted = fit_alignment(keep(whole), whole)
     what = "sign bits" if form == "bits" else f"the first {kept} of {width} numbers"
@@ -111,13 +114,18 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
     return formed, lambda rows: fitted.alignment(read(rows))
 
 
+def _signs(rows: np.ndarray) -> np.ndarray:
+    """-1 and 1. As where signs are stored, 0 counts as negative."""
+    return np.where(rows > 0, np.float32(1), np.float32(-1))
+
+
 def _bits(array: np.ndarray, width: int) -> Restore:
     """Sign bits as -1 and 1: those of one byte each, or packed as NumPy and sentence-transformers do, the first in the highest bit."""
     if array.shape[1] == width:
-        return lambda rows: np.where(rows > 0, np.float32(1), np.float32(-1))
+        return _signs
     # int8 of sentence-transformers ("binary") is its uint8 ("ubinary") less 128.
     shift = 128 if array.dtype == np.int8 else 0
-    return lambda rows: 2 * np.unpackbits((rows.astype(np.int16) + shift).astype(np.uint8), axis=1)[:, :width].astype(np.float32) - 1
+    return lambda rows: _signs(np.unpackbits((rows.astype(np.int16) + shift).astype(np.uint8), axis=1)[:, :width])
 
 
 def _integers(checkpoint: Checkpoint, array: np.ndarray) -> Restore:

@@ -14,10 +14,10 @@ from v2t_cli.core.one_line import in_order
 from v2t_cli.core.processes import launched
 from v2t_cli.core.types import Format
 from v2t_cli.decoding.decode import decode, search_settings
-from v2t_cli.decoding.search import Search, fit, resolve_search
+from v2t_cli.decoding.search import FittedSearch, Search, fit, resolve_search
 from v2t_cli.evaluation.calibration import calibrate
 from v2t_cli.evaluation.entities import EntityFinder
-from v2t_cli.evaluation.leak import Tally
+from v2t_cli.evaluation.leak import Leak, Tally
 from v2t_cli.evaluation.leak_report import leak_facts, leak_report
 from v2t_cli.evaluation.redaction import Redactor
 from v2t_cli.io.atomic import check_target, refuse_input, replacing
@@ -25,7 +25,7 @@ from v2t_cli.io.resumable import ResumableLines, is_resumable
 from v2t_cli.io.signature import Signature
 from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.vectors import Block, grid, open_vectors
-from v2t_cli.models.checkpoint import EncoderUse, open_checkpoint
+from v2t_cli.models.checkpoint import Checkpoint, EncoderUse, open_checkpoint
 from v2t_cli.models.forms import LEARNED, form_of, read_form
 from v2t_cli.models.metadata import HELD_OUT, read_info
 from v2t_cli.pipelines.formats import formatter, header, read_rows
@@ -103,11 +103,8 @@ def decode_file(
         if tally and page:
             if resumable:  # with the rows of other processes and of earlier runs
                 _count(output, reader.rows, tally)
-            leak = tally.result()
-            facts = leak_facts(leak, reader.name, digest, opened.folder, opened.info, fitted, redact)
-            if isinstance(out, ResumableLines) and out.untouched:
-                facts["rows"] = "of an earlier run; whether it had this checkpoint and search was not checked"
-            page.write(leak_report(Redactor(opened.lexicon).leak(leak) if redact else leak, facts, redact).encode())
+            unchecked = isinstance(out, ResumableLines) and out.untouched
+            page.write(_page(tally.result(), opened, fitted, reader.name, digest, unchecked, redact))
     if page:
         console.log.info(f"{report}: written")
 
@@ -121,6 +118,14 @@ def _check_report(report: Path, vectors: str, output: str, checkpoint: Path, sea
         raise RequestError(f"{checkpoint}: is aligned to the vectors of another encoder, so held-out texts cannot tell how sure a row is")
     if not search.rerank:
         raise RequestError("--report needs the cosine of each row: use --quality balanced or best, or --set decode.rerank=true")
+
+
+def _page(leak: Leak, opened: Checkpoint, search: FittedSearch, vectors: str, digest: str, unchecked: bool, redact: bool) -> bytes:
+    """vectors, digest: as in leak_facts. unchecked: whether all rows are those of an earlier run."""
+    facts = leak_facts(leak, vectors, digest, opened.folder, opened.info, search, redact)
+    if unchecked:
+        facts["rows"] = "of an earlier run; whether it had this checkpoint and search was not checked"
+    return leak_report(Redactor(opened.lexicon).leak(leak) if redact else leak, facts, redact).encode()
 
 
 def _count(path: str, rows: int, tally: Tally) -> None:
