@@ -139,7 +139,7 @@ def train(
 @app.command("decode")
 def decode_command(
     vectors: opt.VectorsArgument,
-    checkpoint: opt.CheckpointOption = None,
+    checkpoint: opt.CheckpointsOption = None,
     output: opt.TextsOutput = "-",
     column: opt.ColumnOption = None,
     form: opt.FormOption = None,
@@ -172,7 +172,7 @@ def decode_command(
         raise RequestError(f"{settings.decode.candidates} candidates need --format jsonl: {format_} has one text per vector")
     if redact and not report:
         raise RequestError("--redact needs --report: the decoded rows themselves are not masked")
-    folder, named = opt.checkpoint_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
+    folders, named = opt.checkpoints_of(checkpoint, settings), opt.encoder_of(encoder, set_, settings)
     opt.check_vectors(vectors, column)
     opt.check_writable(output)
     if report:
@@ -180,7 +180,7 @@ def decode_command(
     console.quiet_libraries()
     from v2t_cli.pipelines.decode import decode_file
 
-    decode_file(vectors, output, settings, folder, named, format_, resume, overwrite, column, report, redact)
+    decode_file(vectors, output, settings, folders, named, format_, resume, overwrite, column, report, redact)
 
 
 @app.command("eval")

@@ -97,6 +97,15 @@ CheckpointOption = Annotated[
         help="Folder that v2t train made, or OWNER/NAME on the Hugging Face hub. Default: output of the configuration.",
     ),
 ]
+CheckpointsOption = Annotated[
+    list[str] | None,
+    _option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Folder that v2t train made, or OWNER/NAME on the Hugging Face hub. Can be repeated: the one that the vectors fit is used. "
+        "Default: output of the configuration.",
+    ),
+]
 ResumeOption = Annotated[bool, _flag("--resume", help="Continue an interrupted run. If there is none, start normally.", panel=INTERRUPTED)]
 OverwriteOption = Annotated[
     bool, _flag("--overwrite", help="Replace what an earlier run left in this output, and start over.", panel=INTERRUPTED)
@@ -284,6 +293,11 @@ def checkpoint_of(named: str | None, settings: Config) -> Path:
     folder = checkpoint_folder(named, settings.decoder.trust_remote_code) if named else Path(settings.output)
     read_info(folder)
     return folder
+
+
+def checkpoints_of(named: list[str] | None, settings: Config) -> list[Path]:
+    """Several checkpoint folders, of which one will be read, as `checkpoint_of` finds each."""
+    return [checkpoint_of(name, settings) for name in named] if named else [checkpoint_of(None, settings)]
 
 
 def encoder_of(option: str | None, sets: list[str] | None, settings: Config) -> str | None:

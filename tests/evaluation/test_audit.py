@@ -85,9 +85,10 @@ def test_an_audit_without_an_encoder(loaded, encoder):
 
 
 def test_neighbours_that_are_still_found():
-    vectors = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
-    assert neighbours_kept(vectors, 0.0, 1) == 1 and neighbours_kept(vectors[:1], 0.0, 1) is None
-    found = [neighbours_kept(vectors, noise, 1) for noise in (0.3, 3.0, 1e6)]
+    rng = np.random.default_rng(0)
+    vectors, noise = rng.normal(size=(40, 64)).astype(np.float32), rng.normal(size=(40, 64))
+    assert neighbours_kept(vectors, 2 * vectors) == 1 and neighbours_kept(vectors[:1], vectors[:1]) is None
+    found = [neighbours_kept(vectors, vectors + length * noise) for length in (0.3, 3.0, 1e6)]
     assert found[0] > found[1] > found[2] == pytest.approx(10 / 39, abs=0.08), "in the end the ten are any ten of the 39 others"
 
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from v2t_cli import V2T
 from v2t_cli.cli import app
+from v2t_cli.models.metadata import read_info
 
 
 def run(*arguments, code=0):
@@ -18,6 +19,16 @@ def run(*arguments, code=0):
 @pytest.fixture(scope="module")
 def vectors(checkpoint):
     return V2T(checkpoint, device="cpu").embed(SENTENCES)
+
+
+@pytest.fixture(scope="module")
+def other_width(checkpoint, tmp_path_factory):
+    """A checkpoint of which only v2t.json is read, because it does not fit."""
+    folder = tmp_path_factory.mktemp("other_width")
+    info = read_info(checkpoint)
+    info.dim, info.encoder = 8, None
+    (folder / "v2t.json").write_text(info.model_dump_json(), encoding="utf-8")
+    return folder
 
 
 def decoded(checkpoint, folder, stored, *options):
@@ -46,6 +57,15 @@ def test_cut_vectors_are_named(checkpoint, vectors, tmp_path):
     assert "cut.npy: vectors of 12 dimensions, but the checkpoint reads 16" in refused.stderr and "--form cut" in refused.stderr
     texts, told = decoded(checkpoint, tmp_path, vectors[:, :12], "--form", "cut")
     assert "the first 12 of 16 numbers" in told and sum(map(str.__eq__, texts, SENTENCES)) > 10
+
+
+def test_of_several_checkpoints_the_one_with_this_width(checkpoint, other_width, vectors, tmp_path):
+    whole, _ = decoded(checkpoint, tmp_path, vectors)
+    texts, told = decoded(other_width, tmp_path, vectors, "--checkpoint", checkpoint)
+    assert texts == whole and f"checkpoint {checkpoint}: the only one that reads vectors of this width" in told
+    refused = run("decode", tmp_path / "store.npy", "--checkpoint", other_width, "--device", "cpu", code=2).stderr
+    assert "vectors of 16 dimensions, but the checkpoint reads 8" in refused
+    run("decode", tmp_path / "store.npy", "--checkpoint", checkpoint, "--checkpoint", tmp_path / "absent", code=2)
 
 
 def test_eval_takes_them_too(checkpoint, vectors, tmp_path):

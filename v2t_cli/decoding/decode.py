@@ -23,6 +23,7 @@ from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.metadata import INFO, CheckpointInfo, hashes_of
+from v2t_cli.models.origin import LIKE, UNLIKE, advice, likeness
 
 T = TypeVar("T")
 # Median distance from the training mean, in standard deviations per dimension, above which vectors seem foreign.
@@ -99,7 +100,7 @@ def decode(
     for first, given in blocks:
         vectors = to_scale(checkpoint, given, tell)
         tell &= vectors is given
-        if warn and not count:
+        if warn and not count and len(vectors):
             _warn_if_foreign(checkpoint, vectors)
         zeros += int((~vectors.any(axis=1)).sum())
         if search.strategy == "sample":  # anew for each block, because another process or run may come to it
@@ -149,15 +150,18 @@ def _candidates(checkpoint: Checkpoint, vectors: np.ndarray, search: FittedSearc
 
 
 def _warn_if_foreign(checkpoint: Checkpoint, vectors: np.ndarray) -> None:
-    """Warn if vectors lie far from those that the checkpoint was trained on."""
+    """Warn if vectors lie far from those that the checkpoint was trained on, or do not share their mean."""
     adapter = checkpoint.inverter.adapter
-    standardised = adapter.standardise(torch.from_numpy(vectors).to(adapter.mean.device))
-    spread = standardised.square().mean(dim=1).sqrt().median().item()
+    mean, scale = adapter.mean.cpu().numpy(), adapter.scale.cpu().numpy()
+    spread, like = float(np.median(np.sqrt(np.square((vectors - mean) / scale).mean(axis=1)))), likeness(vectors, mean, scale)
+    found = []
     if spread > FOREIGN_SPREAD:
-        log.warning(
-            f"these vectors do not look like those the checkpoint was trained on: their distance from the training "
-            f"mean is {spread:.2f} standard deviations, expected about 1; check encoder, language and scale"
-        )
+        found.append(f"distance from the training mean: {spread:.2f} standard deviations, expected about 1")
+    if like is not None and like < UNLIKE:
+        found.append(f"correlation of their mean with that of the training: {like:.2f}, expected {LIKE} or more")
+    if found:
+        way = advice(checkpoint.folder, vectors, mean, scale)
+        log.warning(f"these vectors do not look like those the checkpoint was trained on ({'; '.join(found)}); {way}")
 
 
 class HalvingBatches:

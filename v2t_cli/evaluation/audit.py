@@ -144,7 +144,7 @@ def decode_with_noise(
     rng, encoder = np.random.default_rng(seed), checkpoint.encoder
     chosen = np.sort(rng.permutation(len(pairs))[:NOISE_TEXTS])
     clean, sources = vectors[chosen], [pairs[i].source for i in chosen]
-    direction = _noise(clean, rng)
+    direction, some = _noise(clean, rng), vectors[:SEARCHED]
     out = []
     log.info(f"decoding {len(chosen)} of the texts {len(NOISE) - 1} more times, with noise added to their vectors")
     with track("decoding with noise", (len(NOISE) - 1) * len(chosen)) as advance:
@@ -156,7 +156,7 @@ def decode_with_noise(
                 texts.append(row.best.text)
             exact = sum(Sample(source, text, None).exact for source, text in zip(sources, texts))
             cosine = None if encoder is None else float(row_cosine(encoder.encode(texts), clean).mean())
-            kept = neighbours_kept(vectors[:SEARCHED], noise, seed)
+            kept = neighbours_kept(some, some + noise * _noise(some, np.random.default_rng(seed)))
             out.append(NoiseResult(noise, len(chosen), exact / len(chosen), wilson_interval(exact, len(chosen)), cosine, kept))
             if noise:
                 log.info(f"noise {noise:.0%}: {exact} of {len(chosen)} texts came back exactly")
@@ -169,8 +169,11 @@ def _noise(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return noise * (np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True))
 
 
-def neighbours_kept(vectors: np.ndarray, noise: float, seed: int) -> float | None:
-    """The fraction of each vector's nearest neighbours, by cosine, that are still nearest when all stored vectors are noisy."""
+def neighbours_kept(vectors: np.ndarray, stored: np.ndarray) -> float | None:
+    """The fraction of each vector's nearest neighbours, by cosine, that a search for it still finds where the vectors are stored so.
+
+    vectors, stored: (rows, dim), row i of both for the same text. None: there are too few.
+    """
     count = min(NEIGHBOURS, len(vectors) // 2)
     if not count:
         return None
@@ -180,5 +183,4 @@ def neighbours_kept(vectors: np.ndarray, noise: float, seed: int) -> float | Non
         np.fill_diagonal(cosine, -np.inf)
         return np.argpartition(cosine, -count, axis=1)[:, -count:]
 
-    noisy = vectors + noise * _noise(vectors, np.random.default_rng(seed))
-    return float(np.mean([len(np.intersect1d(before, after)) / count for before, after in zip(nearest(vectors), nearest(noisy))]))
+    return float(np.mean([len(np.intersect1d(before, after)) / count for before, after in zip(nearest(vectors), nearest(stored))]))

@@ -128,22 +128,39 @@ def _bits(array: np.ndarray, width: int) -> Restore:
     return lambda rows: _signs(np.unpackbits((rows.astype(np.int16) + shift).astype(np.uint8), axis=1)[:, :width])
 
 
+def raw_numbers(rows: np.ndarray, form: str, width: int) -> np.ndarray | None:
+    """Stored vectors as far as they tell signs and proportions: float32 (rows, at most width); None where each dimension has its scale."""
+    if form == "bits":
+        return _bits(rows, width)(rows)
+    if form == "int8":
+        return None if _have_ranges(rows) else rows.astype(np.float32) - _zero(rows)
+    return rows[:, :width].astype(np.float32)
+
+
+def _have_ranges(some: np.ndarray) -> bool:
+    """Whether each dimension of 8-bit integers (rows, width) seems to have a range of its own."""
+    return len(some) > 0 and bool(np.median(np.ptp(some.astype(np.float32), axis=0)) >= SPREAD)
+
+
+def _zero(some: np.ndarray) -> float:
+    """What a zero became. An unsigned one is 128, if there is a range on both sides of it."""
+    return 128.0 if some.dtype == np.uint8 and len(some) and some.mean() > 64 else 0.0
+
+
 def _integers(checkpoint: Checkpoint, array: np.ndarray) -> Restore:
     """8-bit integers with one scale for all, which the length of the vectors tells, or with a range for each dimension.
 
     Ranges are not stored: mean and deviation of each dimension are matched to those of the training vectors.
     """
-    adapter, some = checkpoint.inverter.adapter, sample(array).astype(np.float64)
-    spread = np.median(some.max(axis=0) - some.min(axis=0)) if len(some) else 0
+    adapter, some = checkpoint.inverter.adapter, sample(array)
     mean, deviation = adapter.mean.double().cpu().numpy(), adapter.scale.double().cpu().numpy()
-    if spread < SPREAD or len(some) < FEW:
-        # An unsigned zero is 128, if there is a range on both sides of it.
-        zero = 128.0 if array.dtype == np.uint8 and len(some) and some.mean() > 64 else 0.0
+    if not _have_ranges(some) or len(some) < FEW:
+        zero = _zero(some)
         log.info("the vectors are 8-bit integers; they are brought to the length of the training's")
         if len(some) < FEW:
             log.warning(f"{len(some)} rows are too few to find out whether each dimension has a range of its own")
         length = adapter.training_length or 1.0
         return lambda rows: (length * unit_rows(rows.astype(np.float32) - zero)).astype(np.float32)
     log.info("the vectors are 8-bit integers, with a range for each dimension; mean and deviation of each are matched to the training's")
-    centre, scale = some.mean(axis=0), np.maximum(some.std(axis=0), 1e-9)
+    centre, scale = some.mean(axis=0, dtype=np.float64), np.maximum(some.std(axis=0, dtype=np.float64), 1e-9)
     return lambda rows: ((rows - centre) / scale * deviation + mean).astype(np.float32)

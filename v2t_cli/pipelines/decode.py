@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,9 @@ from v2t_cli.io.signature import Signature
 from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.vectors import Block, grid, open_vectors
 from v2t_cli.models.checkpoint import Checkpoint, EncoderUse, open_checkpoint
-from v2t_cli.models.forms import LEARNED, form_of, read_form
-from v2t_cli.models.metadata import HELD_OUT, read_info
+from v2t_cli.models.forms import LEARNED, read_form
+from v2t_cli.models.metadata import HELD_OUT
+from v2t_cli.models.origin import choose_checkpoint
 from v2t_cli.pipelines.formats import formatter, header, read_rows
 
 
@@ -35,7 +37,7 @@ def decode_file(
     vectors: str,
     output: str,
     config: Config,
-    checkpoint: Path,
+    checkpoints: Sequence[Path],
     encoder: str | None = None,
     form: Format = "text",
     resume: bool = False,
@@ -46,16 +48,16 @@ def decode_file(
 ) -> None:
     """Decode a .npy of shape (rows, dim), or a store; write one line per row, in order. `-` is stdin or stdout.
 
-    encoder: the one that the user named, in place of the checkpoint's own. resume, overwrite: as in ResumableLines. column: the one of
-    a store that holds the vectors. report: the HTML page to write on what the rows give away; redact: mask names, numbers and the like
-    in the texts that it shows.
+    checkpoints: of several, the one that the vectors fit is taken. encoder: the one that the user named, in place of its own. resume,
+    overwrite: as in ResumableLines. column: the one of a store that holds the vectors. report: the HTML page to write on what the rows give
+    away; redact: mask names, numbers and the like in the texts that it shows.
 
     Raises RequestError for vectors, checkpoints, encoders and settings that do not fit together.
     """
     search = resolve_search(config.decode)
     refuse_input(output, vectors)
     if report:
-        _check_report(report, vectors, output, checkpoint, search)
+        _check_report(report, vectors, output, checkpoints, search)
     line, on_terminal = formatter(form, search.candidates), output == "-" and streams.to_terminal()
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
@@ -64,7 +66,11 @@ def decode_file(
             raise RequestError(f"--report reads the rows back from {output}, which needs --format jsonl")
         page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
-        stored = form_of(reader.array, read_info(checkpoint), reader.name, config.decode.form)
+        checkpoint, info, stored = choose_checkpoint(checkpoints, reader.array, reader.name, config.decode.form)
+        if report and info.alignment:
+            raise RequestError(
+                f"{checkpoint}: is aligned to the vectors of another encoder, so held-out texts cannot tell how sure a row is"
+            )
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         use: EncoderUse = "required" if report or stored in LEARNED else "optional" if search.rerank else "none"
         opened = open_checkpoint(checkpoint, config, device, encoder, use)
@@ -109,13 +115,11 @@ def decode_file(
         console.log.info(f"{report}: written")
 
 
-def _check_report(report: Path, vectors: str, output: str, checkpoint: Path, search: Search) -> None:
+def _check_report(report: Path, vectors: str, output: str, checkpoints: Sequence[Path], search: Search) -> None:
     """Raise RequestError, before anything is loaded, if there can be no such page beside the output."""
-    refuse_input(report, vectors, str(checkpoint / HELD_OUT))
+    refuse_input(report, vectors, *(str(checkpoint / HELD_OUT) for checkpoint in checkpoints))
     if output != "-" and check_target(report) == check_target(output):
         raise RequestError(f"{report}: is also the output of the rows; choose another name for the report")
-    if read_info(checkpoint).alignment:
-        raise RequestError(f"{checkpoint}: is aligned to the vectors of another encoder, so held-out texts cannot tell how sure a row is")
     if not search.rerank:
         raise RequestError("--report needs the cosine of each row: use --quality balanced or best, or --set decode.rerank=true")
 

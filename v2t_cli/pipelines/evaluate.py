@@ -26,8 +26,9 @@ from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import open_vectors
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all
-from v2t_cli.models.forms import form_of, read_form
+from v2t_cli.models.forms import read_form
 from v2t_cli.models.metadata import HELD_OUT, read_info
+from v2t_cli.models.origin import choose_checkpoint
 
 
 def evaluate_files(
@@ -98,7 +99,7 @@ def _stored(checkpoint: Checkpoint, texts: str | None, path: str, columns: Colum
         lines = reader.texts.read(0, reader.rows) if reader.texts is not None else list(read_lines(texts)) if texts else []
         if reader.rows != len(lines):
             raise RequestError(f"{path}: {reader.rows} vectors for {len(lines)} texts; row i must belong to line i")
-        stored = form_of(reader.array, checkpoint.info, path, form)
+        _, _, stored = choose_checkpoint([checkpoint.folder], reader.array, path, form)
         given = reader.read()  # checks the values
         opened, restore = read_form(checkpoint, reader.array, stored)
         return opened, lines, restore(given)
