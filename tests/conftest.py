@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +30,9 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Vectors embedded by tests, and by the fixtures of the session, stay out of the user's cache."""
+    """Vectors embedded by tests, and by the fixtures of the session, stay out of the user's cache. Runs beside each other may share one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user_cache")))
+        patch.setenv("XDG_CACHE_HOME", os.environ.get("V2T_TESTS_CACHE") or str(tmp_path_factory.mktemp("user_cache")))
         yield
 
 

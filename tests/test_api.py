@@ -76,7 +76,7 @@ def test_one_vector_and_any_numbers(inverter):
         (np.full(DIM, np.nan), {}, "row 0 contains NaN or infinity"),
         (np.where(np.arange(5)[:, None] == 3, np.inf, np.ones((5, DIM))), {}, "vectors: row 3 contains NaN or infinity"),
         (np.full((2, DIM), 1e300), {}, "rows 0, 1 contain NaN or infinity .as float32."),
-        ([[0.5] * DIM, [0.5] * 3], {}, r"row 1 has shape \(3,\); the checkpoint reads \(16,\)"),
+        ([[0.5] * DIM, [0.5] * 3], {}, r"row 1 has shape \(3,\); expected \(16,\)"),
         ([[0.5] * DIM, None], {}, "vectors: row 1"),
         (column([[0.5] * DIM, ["a"] * DIM]), {}, "row 1: could not convert"),
         (torch.zeros(2, DIM, requires_grad=True), {}, "row 0: Can't call numpy"),
@@ -103,6 +103,25 @@ def test_columns_of_vectors(inverter):
     pandas = pytest.importorskip("pandas")
     assert inverter.decode(pandas.DataFrame({"vector": list(vectors)})["vector"], quality="fast") == expected
     assert inverter.decode(pandas.DataFrame(vectors), quality="fast") == expected
+
+
+def test_other_forms_of_vectors(inverter):
+    vectors = inverter.embed(SENTENCES)
+    whole = [row.best.text for row in inverter.decode(vectors, quality="fast")]
+
+    def same(stored, **settings):
+        return np.mean([row.best.text == text for row, text in zip(inverter.decode(stored, quality="fast", **settings), whole)])
+
+    steps = (vectors * 127 / np.abs(vectors).max()).round()
+    assert same(steps.astype(np.int8)) == same(steps.astype(int)) > 0.8 and same(np.pad(vectors, ((0, 0), (0, 2)))) == 1
+    bits = np.packbits(vectors > 0, axis=1)
+    assert same(vectors[:, :12], form="cut") == same(column(vectors[:, :12]), form="cut") > 0.1
+    assert inverter.evaluate(SENTENCES, bits, samples=0).scores.exact_match > 0.03
+    assert same(vectors, form="float") == 1 and len(list(inverter.decode_iter(iter(vectors), form="float"))) == len(vectors)
+    with pytest.raises(RequestError, match="form: bits is read from all vectors, but an iterator gives them one by one; pass an array"):
+        inverter.decode_iter(iter(bits), form="bits")
+    with pytest.raises(RequestError, match="vectors: form cut does not explain vectors of 16 numbers"):
+        inverter.decode(vectors, form="cut")
 
 
 def test_rows_come_one_by_one_from_an_iterator(inverter):
@@ -165,7 +184,7 @@ def test_progress_is_shown_if_it_is_asked_for(inverter, monkeypatch):
 
 def test_settings_are_those_of_the_configuration():
     """A type checker sees what the configuration would refuse."""
-    for typed, section, elsewhere in ((DecodeSettings, DecodeConfig, {"form", "precision"}), (EncoderSettings, EncoderConfig, {"model"})):
+    for typed, section, elsewhere in ((DecodeSettings, DecodeConfig, {"precision"}), (EncoderSettings, EncoderConfig, {"model"})):
         fields = {name: field.annotation for name, field in section.model_fields.items() if name not in elsewhere}
         assert get_type_hints(typed) == fields
 

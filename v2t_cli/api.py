@@ -57,8 +57,9 @@ from v2t_cli.evaluation.baseline import nearest_texts
 from v2t_cli.evaluation.evaluate import Evaluation
 from v2t_cli.evaluation.evaluate import evaluate as evaluate_texts
 from v2t_cli.io.vectors import Block, check_finite
-from v2t_cli.models.checkpoint import open_checkpoint
+from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all, open_encoder
+from v2t_cli.models.forms import form_of, read_form
 from v2t_cli.models.metadata import CheckpointInfo
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.train import train as train_inverter
@@ -110,45 +111,56 @@ class V2T:
     def decode(self, vectors: ArrayLike, *, seed: int = 0, progress: bool = False, **settings: Unpack[DecodeSettings]) -> list[Row]:
         """A Row for each vector: its candidates, best first, each with text, logprob (nats) and cosine.
 
-        vectors: (rows, dim), or (dim,) for one, finite numbers; a column of vectors, as pandas has them, is as good. progress: as
-        for `decode_iter`. settings: as under `decode` in the configuration, such as quality, candidates, beams. Raises
-        RequestError for other vectors, naming the row, and other settings.
+        vectors: (rows, dim), or (dim,) for one, finite numbers; a column of vectors, as pandas has them, is as good, and so are other
+        forms in which stores keep them (settings: form). progress: as for `decode_iter`. settings: as under `decode` in the
+        configuration, such as quality, candidates, beams. Raises RequestError for other vectors, naming the row, and other settings.
         """
-        return list(self.decode_iter(self._rows(vectors), seed=seed, progress=progress, **settings))
+        return list(self._decoded_array(vectors, seed, bar if progress else silent, settings))
 
     def decode_iter(
         self, vectors: ArrayLike | Iterable[ArrayLike], *, seed: int = 0, progress: bool = False, **settings: Unpack[DecodeSettings]
     ) -> Iterator[Row]:
         """Like `decode`, but yields the rows as they come, a batch at a time.
 
-        vectors: as for `decode`, or an iterator over vectors (dim,) or blocks (rows, dim), of which no more is read than the
-        next batch needs. progress: draw a bar on a terminal or in a notebook (which needs ipywidgets); elsewhere a line is
-        logged every 30 seconds. Wrong settings are refused at once, a wrong vector when it is read.
+        vectors: as for `decode`, or an iterator over vectors (dim,) or blocks (rows, dim) of floating-point numbers, of which no more
+        is read than the next batch needs. progress: draw a bar on a terminal or in a notebook (which needs ipywidgets); elsewhere a
+        line is logged every 30 seconds. Wrong settings are refused at once, a wrong vector when it is read.
         """
         track = bar if progress else silent
-        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)), track=track)
         if hasattr(vectors, "__array__") or isinstance(vectors, Sequence) or not isinstance(vectors, Iterable):
-            array = self._rows(vectors)
-            return self._decoded(iter(array), len(array), search, seed, track)
-        return self._decoded(self._stream(vectors), None, search, seed, track)
+            return self._decoded_array(vectors, seed, track, settings)
+        if (form := settings.get("form", "auto")) not in ("auto", "float"):
+            raise RequestError(f"form: {form} is read from all vectors, but an iterator gives them one by one; pass an array")
+        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)), track=track)
+        rows = (self._checkpoint.aligned(row[None])[0] for row in self._stream(vectors))
+        return self._decoded(self._checkpoint, rows, None, search, seed, track)
 
-    def _decoded(self, rows: Iterator[np.ndarray], total: int | None, search: FittedSearch, seed: int, track: Track) -> Iterator[Row]:
-        """rows: (dim,) each. They are computed in the same batches as those of a file."""
+    def _decoded_array(self, vectors: Any, seed: int, track: Track, settings: DecodeSettings) -> Iterator[Row]:
+        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)), track=track)
+        checkpoint, rows = self._restored(vectors, search)
+        return self._decoded(checkpoint, iter(rows), len(rows), search, seed, track)
+
+    @staticmethod
+    def _decoded(
+        checkpoint: Checkpoint, rows: Iterator[np.ndarray], total: int | None, search: FittedSearch, seed: int, track: Track
+    ) -> Iterator[Row]:
+        """rows: (checkpoint.info.dim,) each. They are computed in the same batches as those of a file."""
 
         def blocks() -> Iterator[Block]:
             first = 0
             while batch := list(islice(rows, search.batch_size)):
-                yield Block(first, self._checkpoint.aligned(np.stack(batch)))
+                yield Block(first, np.stack(batch))
                 first += len(batch)
 
         with track("decoding", total) as advance:
-            yield from decode_blocks(self._checkpoint, blocks(), search, seed, advance=advance)
+            yield from decode_blocks(checkpoint, blocks(), search, seed, advance=advance)
 
     def _stream(self, vectors: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
-        """The single rows of vectors and blocks, checked as they come."""
+        """The single rows of vectors and blocks, float32 (dim,), checked as they come."""
         count = 0
         for item in vectors:
-            rows = self._rows(item, count)
+            rows = self._array(item, count).astype(np.float32, copy=False)
+            check_width(self.info, rows.shape[1], "vectors" if not count else f"vectors: row {count}")
             yield from rows
             count += len(rows)
 
@@ -164,19 +176,25 @@ class V2T:
     ) -> Evaluation:
         """How much of the texts comes back from their vectors, (len(texts), dim), which are embedded unless given.
 
-        train_texts: adds the baseline of copying the nearest of them. settings: as for `decode`.
+        train_texts: adds the baseline of copying the nearest of them. vectors, settings: as for `decode`.
         """
         texts = _listed(texts)
-        rows = self.embed(texts) if vectors is None else self._checkpoint.aligned(self._rows(vectors))
+        search = fit(self._checkpoint, resolve_search(_settings(settings, seed, samples)))
+        checkpoint, rows = (self._checkpoint, self.embed(texts)) if vectors is None else self._restored(vectors, search)
         if len(rows) != len(texts):
             raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
-        search = fit(self._checkpoint, resolve_search(_settings(settings, seed, samples)))
         # First, because it may refuse the training texts, and decoding takes long.
-        nearest = nearest_texts(self._checkpoint, _listed(train_texts), texts, rows) if train_texts is not None and texts else None
-        return replace(evaluate_texts(self._checkpoint, texts, rows, search, samples, seed), nearest=nearest)
+        nearest = nearest_texts(checkpoint, _listed(train_texts), texts, rows) if train_texts is not None and texts else None
+        return replace(evaluate_texts(checkpoint, texts, rows, search, samples, seed), nearest=nearest)
 
-    def _rows(self, vectors: Any, first: int = 0) -> Vectors:
-        """float32 (rows, dim). first: the number of the first row, for errors."""
+    def _restored(self, vectors: Any, search: FittedSearch) -> tuple[Checkpoint, Vectors]:
+        """The vectors in the space that the checkpoint was trained on, (rows, info.dim), and the checkpoint for their form."""
+        array = self._array(vectors)
+        checkpoint, restore = read_form(self._checkpoint, array, form_of(array, self.info, "vectors", search.form))
+        return checkpoint, restore(array)
+
+    def _array(self, vectors: Any, first: int = 0) -> np.ndarray:
+        """Finite float32, or 8-bit integers, (rows, width). first: the number of the first row, for errors."""
         if isinstance(vectors, (str, PathLike)):
             raise RequestError("vectors: expected numbers, got a name; numpy.load reads a .npy file")
         try:
@@ -189,28 +207,29 @@ class V2T:
             rows = np.atleast_2d(array)
             if not rows.size:
                 rows = rows.reshape(0, self.info.width)
-            with np.errstate(over="ignore"):  # becomes infinite, and is reported as that
-                rows = rows.astype(np.float32, casting="same_kind" if rows.dtype.kind in "fc" else "unsafe")
+            if rows.dtype not in (np.int8, np.uint8):
+                with np.errstate(over="ignore"):  # becomes infinite, and is reported as that
+                    rows = rows.astype(np.float32, casting="same_kind" if rows.dtype.kind in "fc" else "unsafe")
         except (TypeError, ValueError) as error:
             raise RequestError(f"vectors: {error}") from None
         if rows.ndim != 2:
             raise RequestError(f"vectors: shape {rows.shape}, expected (rows, dim)")
-        check_width(self.info, rows.shape[1], "vectors" if not first else f"vectors: row {first}")
         check_finite(rows, "vectors", first)
         return np.ascontiguousarray(rows)
 
-    def _column(self, vectors: Any, first: int) -> np.ndarray:
-        """Vectors that are objects of their own, such as lists or arrays: float64 (rows, dim)."""
+    @staticmethod
+    def _column(vectors: Any, first: int) -> np.ndarray:
+        """Vectors that are objects of their own, such as lists or arrays: float64 (rows, width)."""
         if not isinstance(vectors, Iterable):
             raise RequestError(f"vectors: expected numbers of shape (rows, dim), got {type(vectors).__name__}")
-        out = []
+        out: list[np.ndarray] = []
         for number, vector in enumerate(vectors, first):
             try:
                 row = np.asarray(vector, dtype=np.float64)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise RequestError(f"vectors: row {number}: {one_line(error)}") from None
-            if row.shape != (self.info.width,):
-                raise RequestError(f"vectors: row {number} has shape {row.shape}; the checkpoint reads ({self.info.width},)")
+            if row.ndim != 1 or (out and row.shape != out[0].shape):
+                raise RequestError(f"vectors: row {number} has shape {row.shape}; expected {out[0].shape if out else '(dim,)'}")
             out.append(row)
         return np.stack(out)
 
@@ -232,8 +251,6 @@ def _quiet_libraries() -> Iterator[None]:
 
 def _settings(settings: DecodeSettings, seed: int = 0, samples: int = 0) -> DecodeConfig:
     """The settings under `decode`. Raises RequestError as the configuration file does."""
-    if "form" in settings:
-        raise RequestError("form: arrays hold floating-point vectors; v2t decode reads stores of other forms")
     if "precision" in settings:
         raise RequestError("precision: is set when a checkpoint is opened: V2T(..., precision=...)")
     return check_config({"decode": settings, "seed": seed, "eval": {"samples": samples}}, "settings").decode

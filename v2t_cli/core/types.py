@@ -27,6 +27,7 @@ class DecodeSettings(TypedDict, total=False):
     top_p: float
     top_k: int
     max_new_tokens: int | None
+    form: Form
     batch_size: Literal["auto"] | int
 
 

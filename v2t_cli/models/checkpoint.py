@@ -95,6 +95,12 @@ class Checkpoint:
         check_files(self.folder, self.info, HELD_OUT)
         return list(read_lines(str(self.folder / HELD_OUT)))
 
+    @cached_property
+    def held_out_vectors(self) -> np.ndarray:
+        """Of these texts by the encoder: float32 (texts, info.dim)."""
+        assert self.encoder is not None  # whoever needs vectors has one
+        return embed_all(self.encoder, self.held_out())
+
 
 def save_checkpoint(
     folder: Path,

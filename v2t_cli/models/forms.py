@@ -17,7 +17,7 @@ from v2t_cli.core.similarity import unit_rows
 from v2t_cli.core.types import Form
 from v2t_cli.models.alignment import Alignment, fit_alignment
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.encoder import Encoder, embed_all
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.metadata import CheckpointInfo
 
 LEARNED = ("bits", "cut")  # the forms whose reading needs the encoder
@@ -106,7 +106,7 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
         read, keep = _bits(array, width), _signs
     else:
         read, keep = unit_rows, lambda rows: unit_rows(rows[:, :kept])
-    whole = embed_all(checkpoint.encoder, checkpoint.held_out())
+    whole = checkpoint.held_out_vectors
     fitted = fit_alignment(keep(whole), whole)
     what = "sign bits" if form == "bits" else f"the first {kept} of {width} numbers"
     log.info(f"the vectors are {what}; the rest is estimated: cosine {fitted.cosine:.2f} with whole vectors, measured on held-out texts")
