@@ -113,6 +113,18 @@ def test_decode(tmp_path, labse, checkpoint, rows, quality, run):
     assert len((tmp_path / "1.tsv").read_text(encoding="utf-8").splitlines()) == rows + 1
 
 
+def test_decode_a_store(tmp_path, labse, checkpoint, run):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    vectors = open_encoder(EncoderConfig(model=str(labse)), "cpu").encode(SENTENCES[:20])
+    columns = {"id": [f"строка {i}" for i in range(20)], "embedding": vectors.tolist()}
+    parquet.write_table(pytest.importorskip("pyarrow").table(columns), tmp_path / "v.parquet")
+    options = ("--checkpoint", checkpoint, "--format", "tsv", "--quality", "fast", "--batch-size", 7)
+    for processes in (1, 2):
+        run(processes, "decode", tmp_path / "v.parquet", *options, "-o", tmp_path / f"{processes}.tsv")
+    assert (tmp_path / "1.tsv").read_bytes() == (tmp_path / "2.tsv").read_bytes()
+    assert (tmp_path / "1.tsv").read_text(encoding="utf-8").splitlines()[20].startswith("19\tстрока 19\t")
+
+
 def test_eval(tmp_path, labse, checkpoint, texts_file, run):
     options = ("--checkpoint", checkpoint, "--texts", texts_file, "--train-texts", texts_file, "--set", "decode.batch_size=30")
     one, two = (json.loads(run(processes, "eval", *options, "--json").stdout) for processes in (1, 2))

@@ -81,6 +81,16 @@ def test_read_is_what_was_written(tmp_path, texts):
     assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "lexicon.txt").read_bytes()
 
 
+def test_the_words_of_two(monkeypatch):
+    one, two = Lexicon.of_texts(["мама мама Дом!", "дом дом дом!"]), Lexicon.of_texts(["Это Мама, Мама и Мама?", "кот!"])
+    assert contents(one.with_those_of(two)) == (["дом", "Мама", "это", "и", "кот"], [4, 3, 1, 1, 1], ["!", "?"])
+    assert contents(one.with_those_of(Lexicon([], [], []))) == contents(one), "nothing counts twice"
+    assert contents(one.with_those_of(one)) == contents(one)
+    monkeypatch.setattr(module, "MAX_WORDS", 2)
+    monkeypatch.setattr(module, "MAX_ENDS", 1)
+    assert contents(one.with_those_of(two)) == (["дом", "Мама"], [4, 3], ["!"])
+
+
 def test_a_place_does_not_depend_on_the_case():
     lexicon = Lexicon.of_texts(["Мама и Иван"])
     assert [lexicon.place(word) for word in ("мама", "МАМА", "и", "Иван", "иван", "папа", "")] == [0, 0, 1, 2, 2, None, None]

@@ -14,6 +14,7 @@ from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.errors import RequestError
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import open_encoder
+from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.metadata import read_info
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.prepare import prepare
@@ -481,6 +482,11 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpo
     assert result.scores.loss == pytest.approx(read_info(checkpoint).held_out.loss, rel=0.3)
     train(tiny_config(texts_file, labse, tmp_path / "more", f"decoder.model={checkpoint}", "train.epochs=0.1", "data.held_out=0.2"))
     assert "it may have been trained on texts that are now held out" in caplog.text
+    few = tmp_path / "few.txt"
+    few.write_text("".join(f"{text} Новость!\n" for text in SENTENCES[:40]), encoding="utf-8")
+    train(tiny_config(few, labse, tmp_path / "few", f"decoder.model={checkpoint}", "train.epochs=0.1"))
+    words, before = Lexicon.read(tmp_path / "few" / "lexicon.txt"), Lexicon.read(checkpoint / "lexicon.txt")
+    assert words.place("новость") is not None and all(words.place(word) is not None for word in before.words)
     with pytest.raises(RequestError, match="vectors of 16 dimensions, but these have 8"):
         train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
 

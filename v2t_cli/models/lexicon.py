@@ -98,6 +98,19 @@ class Lexicon:
         entries = [*zip(self.words, self.counts.tolist()), *self._counted_ends]
         path.write_text("".join(f"{count}\t{entry}\n" for entry, count in entries), encoding="utf-8")
 
+    def with_those_of(self, other: Lexicon) -> Lexicon:
+        """The words and ends of both, each with the spelling and the count of the one in which it is more frequent."""
+        words: dict[str, tuple[int, str]] = {}
+        ends: dict[str, int] = {}
+        for lexicon in (self, other):
+            for word, count in zip(lexicon.words, lexicon.counts.tolist()):
+                words[word.lower()] = max(words.get(word.lower(), (0, "")), (count, word))
+            for end, count in lexicon._counted_ends:
+                ends[end] = max(ends.get(end, 0), count)
+        kept = sorted(words.values(), key=lambda it: -it[0])[:MAX_WORDS]
+        most = sorted(ends.items(), key=lambda it: -it[1])[:MAX_ENDS]
+        return Lexicon([word for _, word in kept], [count for count, _ in kept], most)
+
     @property
     def ends(self) -> list[str]:
         return [end for end, _ in self._counted_ends]

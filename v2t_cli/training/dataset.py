@@ -121,7 +121,8 @@ class Split:
 class Corpus:
     """The texts that passed the filters, split for training.
 
-    vectors: of data.vectors, (rows, dim), mapped from disk, and vectors_sha256, their hash; None if there are none.
+    vectors: of data.vectors, (rows, dim), mapped from disk, and vectors_sha256, their hash; None if there are none. known: the lexicon of
+    the checkpoint that is trained further.
     """
 
     texts: list[str]
@@ -130,11 +131,13 @@ class Corpus:
     sha256: str
     vectors: np.ndarray | None = None
     vectors_sha256: str | None = None
+    known: Lexicon | None = None
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        """Of the training texts."""
-        return Lexicon.of_texts(self.train.texts)
+        """Of the training texts, and of those that were trained on before."""
+        lexicon = Lexicon.of_texts(self.train.texts)
+        return lexicon.with_those_of(self.known) if self.known else lexicon
 
 
 def read_corpus(config: DataConfig, seed: int, track: Track = silent) -> Corpus:

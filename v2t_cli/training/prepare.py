@@ -27,7 +27,8 @@ from v2t_cli.models.checkpoint import load_adapter
 from v2t_cli.models.encoder import Encoder, open_encoder
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import load_lm, open_tokenizer, scratch_lm, set_dropout
-from v2t_cli.models.metadata import TRACKED, CheckpointInfo, check_files, is_checkpoint, read_info
+from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.models.metadata import LEXICON, TRACKED, CheckpointInfo, check_files, is_checkpoint, read_info
 from v2t_cli.training import state
 from v2t_cli.training.augment import Augmenter
 from v2t_cli.training.batches import Examples
@@ -178,12 +179,14 @@ def _open_decoder(config: Config, corpus: Corpus) -> tuple[Any, Any]:
 
 
 def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: EncoderIdentity | None, lm: Any) -> Adapter:
-    """A new adapter, or the adapter of the v2t checkpoint that the decoder comes from."""
+    """A new adapter, or the adapter of the v2t checkpoint that the decoder comes from. Then the corpus learns the words of its lexicon."""
     embedding = lm.get_input_embeddings().weight
     folder = Path(config.decoder.model)
     if config.decoder.scratch is None and is_checkpoint(folder):
         info = read_info(folder)
         check_files(folder, info)
+        if (folder / LEXICON).exists():
+            corpus.known = Lexicon.read(folder / LEXICON)
         if info.alignment:
             raise RequestError(f"decoder '{folder}': is aligned to the vectors of another encoder; name the checkpoint it was made from")
         if info.dim != vectors.shape[1]:
