@@ -16,13 +16,15 @@ quality=${QUALITY:-balanced}
 failed=0 rows=
 mkdir -p "$2"
 asked="quality $quality, checkpoint $(cd "$checkpoint" 2> /dev/null && pwd || echo "$checkpoint")${OPTIONS:+, $OPTIONS}"
-if [ -e "$2/made-with.txt" ] && [ "$(cat "$2/made-with.txt")" != "$asked" ]; then
+if compgen -G "$2/*.report.html" > /dev/null && [ -e "$2/made-with.txt" ] && [ "$(cat "$2/made-with.txt")" != "$asked" ]; then
   echo "error: $2: holds results of $(cat "$2/made-with.txt"); name another folder for those of $asked" >&2
   exit 2
 fi
 echo "$asked" > "$2/made-with.txt"
 
 escaped() { sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g; s/"/\&quot;/g' <<< "$1"; }
+# Whether a file, or something in a folder, is newer than another file.
+newer() { [ -n "$(find "$1" -newer "$2" -print -quit)" ]; }
 # A number that a page holds for programs.
 number() { sed -n "s/^<meta name=\"$1\" content=\"\([0-9]*\)\">$/\1/p" "$2"; }
 
@@ -30,10 +32,12 @@ printf 'file\trows\tsurely read\tshare\n'
 for file in "$1"/*; do
   case $file in *.txt) continue ;; esac # texts, not vectors
   [ -e "$file" ] || continue # the folder is empty
+  [ ! "$file" -ef "$2" ] || continue # the reports themselves
   name=$(basename "$file" .npy)
+  [ "$1/$name" = "$file" ] || [ ! -e "$1/$name" ] || name=$name.npy # a store beside it has that name
   out=$2/$name.jsonl page=$2/$name.report.html
-  if [ "$file" -nt "$page" ]; then # or there is no page
-    [ ! "$file" -nt "$out" ] || rm -f "$out" "$page"
+  if [ ! -e "$page" ] || newer "$file" "$page"; then
+    if [ -e "$out" ] && newer "$file" "$out"; then rm -f "$out" "$page"; fi
     code=0
     # shellcheck disable=SC2086
     v2t decode "$file" --checkpoint "$checkpoint" --quality "$quality" --format jsonl -o "$out" --report "$page" \

@@ -7,7 +7,7 @@ vectors stored in the same way. Against a secret rotation the attacker knows 1,0
 $ python examples/protections.py secret.txt                                             # the attacker as he is
 $ python examples/protections.py secret.txt --train-texts train.txt.gz --minutes 10     # and one who trains on
 
-stdout is a Markdown table. FOLDER keeps what was measured: after an interruption, run the same command again.
+stdout is a Markdown table. --folder keeps what was measured: after an interruption, run the same command again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from v2t_cli import RequestError
 from v2t_cli.core.config import Config
 from v2t_cli.evaluation.audit import neighbours_kept
+from v2t_cli.io.texts import fingerprint
 from v2t_cli.models.checkpoint import open_checkpoint
 from v2t_cli.models.forms import form_of, read_form
 from v2t_cli.models.metadata import read_info
@@ -33,6 +34,7 @@ from v2t_cli.models.metadata import read_info
 EXAMPLES = Path(__file__).parent
 PAIRS = 1000  # that the attacker knows of a rotation
 CODES = 64  # bytes of product quantisation
+SEARCHED = 2000  # texts
 
 Store = Callable[[np.ndarray], np.ndarray]
 
@@ -47,17 +49,19 @@ class Protection:
         self.name, self.size, self.store, self.whole, self.adapts, self.form = name, size, store, whole, adapts, form
 
 
-def protections(train: np.ndarray, rng: np.random.Generator) -> list[Protection]:
+def protections(train: np.ndarray) -> list[Protection]:
     """train: vectors, float32 (rows, dim), that the owner of the store may fit a quantiser to."""
     dim, largest = train.shape[1], float(np.abs(train).max())
     if len(train) < 256:
         raise RequestError(f"{len(train)} texts are too few for product quantisation, which needs 256; --train-texts may have more")
+    if dim % CODES:
+        raise RequestError(f"vectors of {dim} numbers cannot be divided into {CODES} parts for product quantisation")
     quantiser = faiss.ProductQuantizer(dim, CODES, 8)
     quantiser.train(train)
 
     def noisy(length: float) -> Store:
         def add(vectors: np.ndarray) -> np.ndarray:
-            noise = rng.normal(size=vectors.shape)
+            noise = np.random.default_rng(len(vectors)).normal(size=vectors.shape)  # the same in every run
             noise *= np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
             return (vectors + length * noise).astype(np.float32)
 
@@ -77,7 +81,7 @@ def protections(train: np.ndarray, rng: np.random.Generator) -> list[Protection]
             "8-bit integers", dim, lambda rows: (rows * (127 / largest)).round().clip(-127, 127).astype(np.int8), same, adapts=False
         ),
         Protection(f"product quantisation, {CODES} bytes", CODES, lambda rows: quantiser.decode(quantiser.compute_codes(rows)), same),
-        Protection("sign bits", dim // 8, lambda rows: np.packbits(rows > 0, axis=1), signs),
+        Protection("sign bits", -(-dim // 8), lambda rows: np.packbits(rows > 0, axis=1), signs),
         Protection(
             "the first half of the numbers",
             2 * dim,
@@ -118,10 +122,21 @@ class Attack:
             result = self.folder / f"{kept or name}.{quality}.json"
             if not result.exists():
                 inputs = ("--vectors", self.folder / f"{name}.npy", "--texts", self.folder / "decoded.txt", "--quality", quality)
-                result.write_text(v2t("eval", "--checkpoint", checkpoint, *inputs, *options, "--json"), encoding="utf-8")
+                unfinished = result.with_suffix(".new")
+                unfinished.write_text(v2t("eval", "--checkpoint", checkpoint, *inputs, *options, "--json"), encoding="utf-8")
+                unfinished.rename(result)
             found = json.loads(result.read_text(encoding="utf-8"))
             out[quality] = found["exact_match"], found["token_f1"]
         return out
+
+
+def check_folder(folder: Path, made_with: dict[str, object]) -> None:
+    """Raises RequestError for results of something else: what is kept must belong together."""
+    path, wanted = folder / "made-with.json", json.dumps(made_with)
+    if path.exists() and path.read_text(encoding="utf-8") != wanted:
+        raise RequestError(f"{folder}: holds results for other texts, checkpoints or trainings; name another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(wanted, encoding="utf-8")
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -183,7 +198,9 @@ def aligned(checkpoint: Path, folder: Path, texts: list[str], vectors: np.ndarra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("texts", type=Path, help="texts that the checkpoint has not seen, one per line; searches look through all of them")
+    parser.add_argument(
+        "texts", type=Path, help="texts that the checkpoint has not seen, one per line; searches look through the first 2,000"
+    )
     parser.add_argument("--checkpoint", type=Path, default=EXAMPLES / "en-mini")
     parser.add_argument("--folder", type=Path, default=Path("protections"))
     parser.add_argument("--decode", type=int, default=200, metavar="N", help="decode the first N texts (default: 200)")
@@ -194,18 +211,19 @@ def main() -> None:
     parser.add_argument("--train-count", type=int, default=100_000, metavar="N", help="train on the first N of them (default: 100,000)")
     parser.add_argument("--minutes", type=float, default=10, help="of training for each way to store (default: 10)")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
     checkpoint, encoder = given.checkpoint, read_info(given.checkpoint).encoder_name
 
-    texts = read_some(given.texts, 2000)
-    vectors = embedded(checkpoint, texts, given.folder, "texts")
+    texts = read_some(given.texts, SEARCHED)
     known = read_some(given.train_texts, given.train_count) if given.train_texts else []
+    kept = {"texts": fingerprint(texts).sha256, "train texts": fingerprint(known).sha256, "checkpoint": str(checkpoint.resolve())}
+    check_folder(given.folder, kept | {"decode": given.decode, "minutes": given.minutes})
+    vectors = embedded(checkpoint, texts, given.folder, "texts")
     train = embedded(checkpoint, known, given.folder, "train") if known else vectors
     attack = Attack(given.folder, texts, given.decode, given.quality)
     opened = open_checkpoint(checkpoint, Config(), "auto", use="required")
 
     def restore(stored: np.ndarray, form: str) -> np.ndarray:
-        """As `v2t decode` restores them."""
+        """As `v2t decode` restores them. (Trained on, the checkpoint has other held-out texts, and so a slightly other map.)"""
         restored = read_form(opened, stored, form_of(stored, opened.info, "the store", form))[1]
         return np.concatenate([restored(stored[start : start + 4096]) for start in range(0, len(stored), 4096)])
 
@@ -219,7 +237,7 @@ def main() -> None:
         cells += [f"{exact:.1%}, {f1:.2f}" for exact, f1 in adapted.values()] if adapted else [""] * len(given.quality)
         print(f"| {name} | {size:,} |", "" if kept is None else f"{kept:.0%}", "|", " | ".join(cells), "|", flush=True)
 
-    for number, way in enumerate(protections(train, np.random.default_rng(0))):
+    for number, way in enumerate(protections(train)):
         stored = way.store(vectors)
         as_is = attack.scores(f"stored-{number}", stored, checkpoint, "--form", way.form)
         adapted = None
@@ -242,5 +260,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except RequestError as error:
+    except (RequestError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -64,12 +64,13 @@ def test_texts_come_back_from_their_vectors(inverter):
 def test_one_vector_and_any_numbers(inverter):
     for vectors in (np.zeros(DIM), [0.5] * DIM, np.zeros((1, DIM), np.float16), np.asfortranarray(np.zeros((1, DIM)))):
         assert len(inverter.decode(vectors, quality="fast")) == 1
-    assert inverter.decode(np.zeros((0, DIM))) == inverter.decode([]) == []
+    assert inverter.decode(np.zeros((0, DIM))) == inverter.decode([]) == inverter.decode(iter([])) == []
 
 
 @pytest.mark.parametrize(
     ("vectors", "settings", "words"),
     [
+        (np.zeros((2, 0)), {}, "vectors of 0 dimensions, but the checkpoint"),
         (np.zeros((2, 3)), {}, "vectors of 3 dimensions, but the checkpoint"),
         (np.zeros((2, 2, DIM)), {}, r"shape \(2, 2, 16\), expected"),
         ([["a"] * DIM], {}, "could not convert"),

@@ -163,8 +163,9 @@ def test_leaked_stores(tmp_path):
     """The pages, the table and the index, with a stand-in for v2t. (test_leaked_stores_for_real decodes.)"""
     for name in ("my stores", "bin", "empty"):
         (tmp_path / name).mkdir()
-    for name in ("a <b> & c.npy", "bad.npy", "d#.npy", "e.parquet", "index.npy", "notes.txt"):
+    for name in ("a <b> & c.npy", "bad.npy", "d#.npy", "e.parquet", "index.npy", "notes.txt", "parts.npy"):
         (tmp_path / "my stores" / name).write_text("")
+    (tmp_path / "my stores" / "parts").mkdir()
     v2t = tmp_path / "bin" / "v2t"
     v2t.write_text(
         "#!/usr/bin/env bash\n"
@@ -182,8 +183,9 @@ def test_leaked_stores(tmp_path):
 
     assert report().returncode == 130 and not (tmp_path / "a report" / "index.html").exists()
     done = report()
-    names = ["a <b> & c", "d#", "e.parquet", "index"]
+    names = ["a <b> & c", "d#", "e.parquet", "index", "parts", "parts.npy"]
     rows = ["a <b> & c\t12\t5\t41.7%", "bad\t\t\tcould not be read", "d#\t12\t5\t41.7%", "e.parquet\t12\t5\t41.7%", "index\t12\t5\t41.7%"]
+    rows += ["parts\t12\t5\t41.7%", "parts.npy\t12\t5\t41.7%"]
     assert done.returncode == 1 and done.stdout.splitlines() == ["file\trows\tsurely read\tshare", *rows]
     assert {path.name for path in (tmp_path / "a report").iterdir()} == {
         *(f"{name}{end}" for name in names for end in (".jsonl", ".report.html")),
@@ -195,9 +197,14 @@ def test_leaked_stores(tmp_path):
     calls = (tmp_path / "calls").read_text().splitlines()
     assert report().stdout == done.stdout
     assert (tmp_path / "calls").read_text().splitlines() == [*calls, "my stores/bad.npy"], "what is done is left alone"
+    (tmp_path / "my stores" / "parts" / "0.parquet").write_text("")
+    assert report().stdout == done.stdout
+    assert (tmp_path / "calls").read_text().splitlines()[-2:] == ["my stores/bad.npy", "my stores/parts"], "a part is newer than its page"
     done = report(OPTIONS="--redact")
     assert done.returncode == 2 and "a report: holds results of quality balanced, checkpoint" in done.stderr, "pages that are not masked"
-    (tmp_path / "a report" / "made-with.txt").unlink()
+    for path in (tmp_path / "a report").glob("*.report.html"):
+        path.unlink()
+    assert report("empty", OPTIONS="--redact").returncode == 0, "nothing is left of the other results"
     assert report("empty").stdout == "file\trows\tsurely read\tshare\n"
     assert report("absent").returncode == 2
 

@@ -97,11 +97,11 @@ def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "secret.txt").write_text("".join(NATURAL[:40]), encoding="utf-8")
     (tmp_path / "train.txt").write_text("".join(NATURAL), encoding="utf-8")
     protections = module(EXAMPLES / "protections.py")
-    every, rng = protections.protections, np.random.default_rng(0)
-    ways = {way.name: way for way in every(rng.normal(size=(300, 512)).astype(np.float32), rng)}
+    every = protections.protections
+    ways = {way.name: way for way in every(np.random.default_rng(0).normal(size=(300, 512)).astype(np.float32))}
     some = ["float32, unprotected", "sign bits", "noise of 1 times the length"]
     assert len(ways) == 10 and set(some) < set(ways) and ways["product quantisation, 64 bytes"].size == ways["sign bits"].size == 64
-    monkeypatch.setattr(protections, "protections", lambda *given: [way for way in every(*given) if way.name in some])
+    monkeypatch.setattr(protections, "protections", lambda train: [way for way in every(train) if way.name in some])
     monkeypatch.setattr(protections, "v2t", in_process)
     monkeypatch.chdir(tmp_path)
     options = ("--train-texts", "train.txt", "--minutes", "0.01", "--decode", "5", "--quality", "fast")
@@ -119,6 +119,8 @@ def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     protections.main()
     assert capsys.readouterr().out == table
     (tmp_path / "secret.txt").write_text("Да.\n", encoding="utf-8")
+    with pytest.raises(RequestError, match="protections: holds results for other texts"):
+        protections.main()
     monkeypatch.setattr(sys, "argv", ["protections.py", "secret.txt", "--folder", "few", "--checkpoint", str(EXAMPLES / "ru-mini")])
     monkeypatch.setattr(protections, "v2t", in_process)
     with pytest.raises(RequestError, match="1 texts are too few for product quantisation"):

@@ -58,6 +58,17 @@ def test_a_closed_pipe_ends_quietly(shell, checkpoint, tmp_path):
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr and "error" not in done.stderr
 
 
+def test_a_reader_that_leaves_early_does_not_cost_the_report(shell, checkpoint, texts_file, tmp_path):
+    np.save(tmp_path / "vecs.npy", np.random.default_rng(0).normal(size=(4, DIM)).astype(np.float32))
+    common = f"--checkpoint {checkpoint} --set decode.max_new_tokens=4 --device cpu"
+    done = shell(
+        f"v2t decode vecs.npy --report leak.html {common} | true; echo ${{PIPESTATUS[0]}}; "
+        f"head -n 5 {texts_file} > t.txt; v2t eval --texts t.txt --report eval.html --no-noise {common} | true; echo ${{PIPESTATUS[0]}}"
+    )
+    assert done.stdout == "0\n0\n" and "Traceback" not in done.stderr, done.stderr
+    assert all((tmp_path / name).read_text(encoding="utf-8").endswith("</html>\n") for name in ("leak.html", "eval.html"))
+
+
 @pytest.mark.skipif(not shutil.which("script"), reason="no script(1) here, which lends a terminal")
 @pytest.mark.parametrize(
     "command",

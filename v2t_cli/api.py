@@ -50,7 +50,6 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.core.types import DecodeSettings, EncoderSettings
 from v2t_cli.decoding.candidates import Row
-from v2t_cli.decoding.decode import check_width
 from v2t_cli.decoding.decode import decode as decode_blocks
 from v2t_cli.decoding.search import FittedSearch, fit, resolve_search
 from v2t_cli.evaluation.baseline import nearest_texts
@@ -59,7 +58,7 @@ from v2t_cli.evaluation.evaluate import evaluate as evaluate_texts
 from v2t_cli.io.vectors import Block, check_finite
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all, open_encoder
-from v2t_cli.models.forms import form_of, read_form
+from v2t_cli.models.forms import form_of, read_form, wrong_width
 from v2t_cli.models.metadata import CheckpointInfo
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.train import train as train_inverter
@@ -160,7 +159,8 @@ class V2T:
         count = 0
         for item in vectors:
             rows = self._array(item, count).astype(np.float32, copy=False)
-            check_width(self.info, rows.shape[1], "vectors" if not count else f"vectors: row {count}")
+            if rows.shape[1] != self.info.width:
+                raise wrong_width(self.info, rows.shape[1], f"vectors: row {count}" if count else "vectors")
             yield from rows
             count += len(rows)
 
@@ -205,7 +205,7 @@ class V2T:
             array = self._column(vectors, first)
         try:
             rows = np.atleast_2d(array)
-            if not rows.size:
+            if array.ndim and not len(array):
                 rows = rows.reshape(0, self.info.width)
             if rows.dtype not in (np.int8, np.uint8):
                 with np.errstate(over="ignore"):  # becomes infinite, and is reported as that
@@ -231,7 +231,7 @@ class V2T:
             if row.ndim != 1 or (out and row.shape != out[0].shape):
                 raise RequestError(f"vectors: row {number} has shape {row.shape}; expected {out[0].shape if out else '(dim,)'}")
             out.append(row)
-        return np.stack(out)
+        return np.stack(out) if out else np.empty((0, 0))
 
 
 @contextmanager

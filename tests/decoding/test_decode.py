@@ -6,9 +6,9 @@ import torch
 from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
-from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.errors import V2TError
 from v2t_cli.core.similarity import row_cosine
-from v2t_cli.decoding.decode import HalvingBatches, check_width, decode, search_settings, to_scale
+from v2t_cli.decoding.decode import HalvingBatches, decode, search_settings, to_scale
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.io.vectors import Block, grid
 
@@ -199,14 +199,6 @@ def test_warnings_can_be_turned_off(loaded, target, caplog):
     vectors = np.vstack([target * 30, np.zeros((1, DIM), np.float32)])
     assert len(list(decode(loaded, [Block(0, vectors)], search(loaded), warn=False))) == 13
     assert not caplog.text
-
-
-def test_another_width_is_refused_with_both_numbers(loaded):
-    with pytest.raises(
-        RequestError, match=f"v.npy: vectors of 768 dimensions, but the checkpoint reads {DIM} .of .*encoder.; embed the texts with"
-    ):
-        check_width(loaded.info, 768, "v.npy")
-    check_width(loaded.info, DIM, "v.npy")
 
 
 def test_the_signature_holds_what_the_texts_depend_on(opened, loaded, tmp_path):

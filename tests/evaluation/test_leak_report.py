@@ -116,7 +116,7 @@ def decode(v2t, leaky, encoder, tmp_path):
     """The arguments of v2t decode, for the vectors of 20 texts, and more."""
     np.save(tmp_path / "v.npy", encoder.encode(SENTENCES[50:70]))
     search = ("--set", "decode.beams=4", "--set", "decode.rounds=1", "--batch-size", "4")
-    return lambda *more: ("decode", "v.npy", "--checkpoint", leaky, "--device", "cpu", *search, *more)
+    return lambda *more, checkpoint=leaky: ("decode", "v.npy", "--checkpoint", checkpoint, "--device", "cpu", *search, *more)
 
 
 def page_at(path):
@@ -239,5 +239,5 @@ def test_a_checkpoint_without_an_encoder_is_refused(v2t, decode, leaky, tmp_path
     folder = shutil.copytree(leaky, tmp_path / "blind")
     info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))
     (folder / "v2t.json").write_text(json.dumps({**info, "encoder": None}), encoding="utf-8")
-    result = v2t(*decode("--checkpoint", folder, "--report", "leak.html"))
+    result = v2t(*decode("--report", "leak.html", checkpoint=folder))
     assert result.exit_code == 2 and "has no encoder; name one with --encoder" in result.stderr and not (tmp_path / "leak.html").exists()

@@ -1,5 +1,8 @@
 """Forms of stored vectors: recognised, and restored so that the right text still has the highest cosine."""
 
+from copy import copy, deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import DIM, SENTENCES, Counting
@@ -39,8 +42,16 @@ def forms(vectors):
     return {
         "float": [vectors, vectors.astype(np.float16), 3 * vectors],
         "padded": [np.pad(vectors, ((0, 0), (0, 8)))],
-        "int8": [ranged(vectors), ranged(vectors, True), scaled(vectors), scaled(vectors, True), scaled(vectors).astype(np.float32)],
-        "bits": [packed, (packed.astype(np.int16) - 128).astype(np.int8), (vectors > 0).astype(np.uint8), np.sign(vectors), vectors > 0],
+        "int8": [
+            *(ranged(vectors), ranged(vectors, True), scaled(vectors), scaled(vectors, True)),
+            *(scaled(vectors).astype(np.float32), scaled(vectors, True).astype(np.float32)),
+        ],
+        "bits": [packed, (packed.astype(np.int16) - 128).astype(np.int8), (vectors > 0).astype(np.uint8), np.sign(vectors), vectors > 0]
+        + [
+            packed.astype(np.float32),
+            packed.astype(np.float32) - 128,
+            np.where(vectors == vectors.min(), 0, np.sign(vectors)),
+        ],
     }
 
 
@@ -71,8 +82,39 @@ def test_cut_vectors_must_be_named(opened, vectors):
     np.testing.assert_allclose(row_cosine(restored, read.encoder.encode(SENTENCES)), 1, atol=1e-5)
 
 
+def test_dimensions_that_never_varied_stay_still(opened, vectors):
+    """A range of its own stretches their rounding errors to all 255 steps."""
+    adapter, still = deepcopy(opened.inverter.adapter), np.arange(DIM) == 3
+    adapter.mean[3], adapter.scale[3] = 0, 1
+    stored = np.where(still, np.random.default_rng(0).integers(-128, 128, size=vectors.shape), ranged(vectors)).astype(np.int8)
+    inverter = copy(opened.inverter)
+    inverter._modules = {**inverter._modules, "adapter": adapter}
+    _, restore = read_form(replace(opened, inverter=inverter), stored, "int8")
+    assert not restore(stored)[:, 3].any() and row_cosine(restore(stored), np.where(still, 0, vectors)).mean() > 0.98
+
+
+def test_a_store_without_rows(opened):
+    for named in ("auto", "cut", "bits", "int8"):
+        form = form_of(np.empty((0, DIM), np.float32), opened.info, "store", named)
+        assert read_form(opened, np.empty((0, DIM), np.float32), form)[1](np.empty((0, DIM), np.float32)).shape == (0, DIM)
+
+
+def test_padded_is_checked_in_every_row(opened, vectors):
+    padded = np.pad(vectors, ((0, 0), (0, 8)))
+    _, restore = read_form(opened, padded, "padded")
+    padded[7, -1] = 1
+    with pytest.raises(RequestError, match="padded with zeros after the first 16 numbers, but not all"):
+        restore(padded)
+
+
+def test_another_width_is_refused_with_both_numbers(opened):
+    words = f"v.npy: vectors of 768 dimensions, but the checkpoint reads {DIM} .of .*encoder.; embed the texts with"
+    with pytest.raises(RequestError, match=words):
+        form_of(np.ones((2, 768), np.float32), opened.info, "v.npy")
+
+
 def test_what_no_form_explains_is_refused(opened, vectors):
-    for stored, named in ((np.pad(vectors, ((0, 0), (0, 1)), constant_values=1), "auto"), (vectors[:, :3].astype(np.int8), "auto")):
+    for stored, named in ((np.pad(vectors, ((0, 0), (0, 1)), constant_values=1), "auto"), (vectors[:, :3], "auto")):
         with pytest.raises(RequestError, match="store: vectors of"):
             form_of(stored, opened.info, "store", named)
     with pytest.raises(RequestError, match="form int8 does not explain vectors of 3 numbers where the checkpoint reads 16"):
@@ -80,8 +122,6 @@ def test_what_no_form_explains_is_refused(opened, vectors):
 
 
 def test_bits_need_the_encoder(opened, vectors):
-    from dataclasses import replace
-
     with pytest.raises(RequestError, match="form bits needs the checkpoint's encoder"):
         read_form(replace(opened, encoder=None), np.sign(vectors), "bits")
 
@@ -94,8 +134,6 @@ def test_few_integers_are_scaled_and_many_matched(opened, vectors, caplog):
 
 def test_the_encoder_still_says_which_texts_it_cuts(opened, vectors):
     counting = Counting(opened.encoder)
-    from dataclasses import replace
-
     read, _ = read_form(replace(opened, encoder=counting), np.sign(vectors), "bits")
     assert read.encoder.count_truncated(["а" * 1000]) == opened.encoder.count_truncated(["а" * 1000])
     assert read.encoder.identity == opened.encoder.identity and read.encoder.encode(["Привет"]).shape[1] == DIM

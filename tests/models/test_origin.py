@@ -107,6 +107,8 @@ def test_a_checkpoint_beside_the_named_one_is_suggested(kind, tmp_path, monkeypa
         choose_checkpoint([one], cloud(4, WIDE)[0], "store")
     monkeypatch.chdir(tmp_path)
     assert [str(folder) for folder in others_like([one], rows)] == ["wide"], "as one would type it"
+    save_file(load_file(wide / ADAPTER) | {"scale": np.ones(3, np.float32)}, wide / ADAPTER)
+    assert others_like([one], rows) == []
     (wide / ADAPTER).write_bytes(b"damaged")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "v2t.json").write_text("[]", encoding="utf-8")

@@ -53,7 +53,14 @@ def test_an_id_comes_after_the_index_and_stays_in_its_cell():
     assert formatter("text", 1)(row) == "а"
 
 
-@pytest.mark.parametrize("line", ["да", "[]", "1", '{"index": 0}', '{"index": 2, "text": "", "logprob": 0, "cosine": 0}', "\udcff"])
+BAD = [
+    '{"index": 1, "text": 5, "logprob": 0, "cosine": 0}',
+    '{"index": 1, "text": "", "logprob": 0, "cosine": "x"}',
+    '{"index": 1, "text": "", "logprob": 0, "cosine": NaN}',
+]
+
+
+@pytest.mark.parametrize("line", ["да", "[]", "1", '{"index": 0}', '{"index": 2, "text": "", "logprob": 0, "cosine": 0}', "\udcff", *BAD])
 def test_what_is_no_jsonl_of_rows(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{formatter('jsonl', 1)(BLIND)}\n{line}\n", encoding="utf-8", errors="surrogateescape")

@@ -14,7 +14,7 @@ import torch
 
 from v2t_cli.core.console import Advance, log
 from v2t_cli.core.device import free_memory, out_of_memory, to_device
-from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.errors import V2TError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, rerank
 from v2t_cli.decoding.corrector import Corrector
@@ -22,7 +22,7 @@ from v2t_cli.decoding.generate import generate
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.metadata import INFO, CheckpointInfo, hashes_of
+from v2t_cli.models.metadata import INFO, hashes_of
 from v2t_cli.models.origin import LIKE, UNLIKE, advice, likeness
 
 T = TypeVar("T")
@@ -32,13 +32,6 @@ T = TypeVar("T")
 FOREIGN_SPREAD = 1.17
 # Lengths of vectors, in lengths of the training's, beyond which they are scaled. Averages of vectors are shorter by right.
 LONG, SHORT = 3.0, 0.1
-
-
-def check_width(info: CheckpointInfo, dim: int, name: str) -> None:
-    """Raise RequestError for vectors of another width than the checkpoint's. dim: 0 if there are none that tell."""
-    if dim not in (0, info.width):
-        way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
-        raise RequestError(f"{name}: vectors of {dim} dimensions, but the checkpoint reads {info.width} (of {info.encoder_name}); {way}")
 
 
 def to_scale(checkpoint: Checkpoint, vectors: np.ndarray, tell: bool = True) -> np.ndarray:

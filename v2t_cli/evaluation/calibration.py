@@ -19,7 +19,7 @@ import numpy as np
 from v2t_cli.core.console import Track, silent
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
-from v2t_cli.decoding.decode import decode, to_scale
+from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.evaluation.metrics import Interval, wilson_interval
 from v2t_cli.io.vectors import Block, grid
@@ -105,7 +105,7 @@ def calibrate(
     if not texts:
         raise RequestError(f"{checkpoint.folder}: holds no held-out texts, so nothing tells how sure a decoded text is")
     texts = [texts[i] for i in np.sort(np.random.default_rng(seed).permutation(len(texts))[:TEXTS])]
-    vectors = to_scale(checkpoint, embed_all(checkpoint.encoder, texts, processes))
+    vectors = embed_all(checkpoint.encoder, texts, processes)
     # The same everywhere: GPUs with unequal memory would cut unequal blocks.
     blocks = processes.split(grid(len(texts), processes.by_main(lambda: search.batch_size)))
     outcomes = []

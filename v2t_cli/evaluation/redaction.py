@@ -70,7 +70,11 @@ class Redactor:
         for match in matches:
             word = match.group().lower()
             kind = "name" if word in names or self._is_capital(word) else RARE_WORD if self._is_rare(word) else None
-            if kind and not any(start <= match.start() < end for start, end, _ in spans):
+            touching = [it for it in spans if it[0] < match.end() and match.start() < it[1]]
+            if touching:  # what was found may be a part of the word
+                whole = min(match.start(), *(it[0] for it in touching)), max(match.end(), *(it[1] for it in touching)), touching[0][2]
+                spans = [it for it in spans if it not in touching] + [whole]
+            elif kind:
                 spans.append((*match.span(), kind))
         sure = {match.start(): word for match, word in zip(matches, words)}
         parts, of_parts, end = [], [], 0

@@ -40,11 +40,16 @@ class Adapter(nn.Module):
         """Bring the output to the scale of the decoder's token embeddings, if the adapter can."""
 
     @property
+    def deviation(self) -> Tensor:
+        """Standard deviation of the training vectors, (dim,): 0 for a dimension that never varied, whose scale is 1."""
+        return torch.where(self.scale == 1, 0, self.scale)
+
+    @property
     def training_length(self) -> float:
         """The length of the training vectors, as a root mean square; 0 if it is unknown."""
-        mean, scale = self.mean.double(), self.scale.double()
-        # 1 stands for a dimension that never varied, but standardised vectors have a deviation of 1 too.
-        shortest, longest = (float(mean.square().add(part.square()).sum().sqrt()) for part in (torch.where(scale == 1, 0, scale), scale))
+        mean = self.mean.double()
+        # Standardised vectors have a deviation of 1 too.
+        shortest, longest = (float(mean.square().add(part.double().square()).sum().sqrt()) for part in (self.deviation, self.scale))
         return shortest if longest <= UNSURE * shortest else 0.0
 
     def standardise(self, vectors: Tensor) -> Tensor:

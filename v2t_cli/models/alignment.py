@@ -8,7 +8,7 @@ checkpoint's own in disguise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +69,9 @@ class Alignment:
             sharpness = parts["sharpness"].item() if "sharpness" in parts else None
             found = cls(parts["centre"], parts["weights"], parts["offset"], parts["length"].item(), parts.get("landmarks"), sharpness)
             rows = found.dim if found.landmarks is None else len(found.landmarks)
-            shapes = found.weights.shape == (rows, dim) and found.offset.shape == (dim,)
-            if not shapes or not all(np.isfinite(part).all() for part in parts.values()):
+            shapes = found.weights.shape == (rows, dim) and found.offset.shape == (dim,) and found.centre.shape == (found.dim,)
+            kept = found.landmarks is None or found.landmarks.shape == (rows, found.dim)
+            if not (shapes and kept) or not all(np.isfinite(part).all() for part in parts.values()):
                 raise ValueError("its numbers do not fit together")
         except FileNotFoundError:
             raise RequestError(f"{path}: missing; the checkpoint is incomplete") from None
@@ -111,8 +112,9 @@ def fit_alignment(foreign: np.ndarray, own: np.ndarray) -> Fitted:
     else:
         unit = unit_rows(given)
         landmarks = unit[some[:LANDMARKS]]
+        parts = [slice(start, start + LANDMARKS) for start in range(0, len(unit), LANDMARKS)]  # memory does not grow with the pairs
         gram = _kernel(landmarks, landmarks, sharpness)
-        weights = _regressed(_kernel(unit, landmarks, sharpness), gram, wanted, noise)
+        weights = _regressed((_kernel(unit[it], landmarks, sharpness) for it in parts), (wanted[it] for it in parts), gram, noise)
         landmarks = landmarks.astype(np.float32)
     alignment = Alignment(
         centre.astype(np.float32),
@@ -168,11 +170,17 @@ def _ridge(given: np.ndarray, wanted: np.ndarray, noise: float) -> np.ndarray:
     return np.linalg.solve(given.T @ given + square * np.eye(given.shape[1]), given.T @ wanted)
 
 
-def _regressed(features: np.ndarray, gram: np.ndarray, wanted: np.ndarray, noise: float) -> np.ndarray:
-    """The weights of a kernel's landmarks, (landmarks, dim): those of kernel ridge regression if the landmarks are all pairs."""
-    normal = features.T @ features + noise * gram
+def _regressed(features: Iterable[np.ndarray], wanted: Iterable[np.ndarray], gram: np.ndarray, noise: float) -> np.ndarray:
+    """The weights of a kernel's landmarks, (landmarks, dim): those of kernel ridge regression if the landmarks are all pairs.
+
+    features, wanted: part by part, (pairs, landmarks) and (pairs, dim).
+    """
+    normal, right = noise * gram, np.float64(0)
+    for part, goal in zip(features, wanted):
+        normal += part.T @ part
+        right = right + part.T @ goal
     normal[np.diag_indices_from(normal)] += 1e-9 * normal.diagonal().mean()
-    return np.linalg.solve(normal, features.T @ wanted)
+    return np.linalg.solve(normal, right)
 
 
 def _rotation(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -48,22 +48,28 @@ def form_of(array: np.ndarray, info: CheckpointInfo, name: str, named: Form = "a
     named: by the user. Raises RequestError for vectors of another width, which no form explains. name: of the store, for messages.
     """
     width, wanted, some = array.shape[1], info.width, sample(array)
+    if not len(some) and width in (0, wanted):
+        return "float"
     if named != "auto":
         same = width == wanted
         fits = {"float": same, "int8": same, "padded": width > wanted, "cut": width < wanted, "bits": same or _is_packed(array, wanted)}
         if not fits[named]:
             raise RequestError(f"{name}: form {named} does not explain vectors of {width} numbers where the checkpoint reads {wanted}")
         return named
-    if width in (0, wanted):
-        return _by_values(some) if len(some) else "float"
+    if width == wanted:
+        return _by_values(some)
     if _is_packed(array, wanted):
         return "bits"
     if width > wanted and some[:, :wanted].any() and not some[:, wanted:].any():
         return "padded"
-    way = "embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors"
-    if width < wanted:
-        way += f"; if they are the first {width} numbers of its vectors: --form cut"
-    raise RequestError(f"{name}: vectors of {width} dimensions, but the checkpoint reads {wanted} (of {info.encoder_name}); {way}")
+    more = f"; if they are the first {width} numbers of its vectors: --form cut" if width < wanted else ""
+    raise wrong_width(info, width, name, more)
+
+
+def wrong_width(info: CheckpointInfo, width: int, name: str, more: str = "") -> RequestError:
+    """The error for vectors of another width than the checkpoint's. name: of the vectors; more: what else may help."""
+    way = f"embed the texts with this encoder (v2t embed --checkpoint), or train a checkpoint for these vectors{more}"
+    return RequestError(f"{name}: vectors of {width} dimensions, but the checkpoint reads {info.width} (of {info.encoder_name}); {way}")
 
 
 def _by_values(some: np.ndarray) -> str:
@@ -72,12 +78,17 @@ def _by_values(some: np.ndarray) -> str:
     low, high = values[0], values[-1]
     if len(values) == 2 and high > 0 and low in (0, -high):
         return "bits"
+    if len(values) == 3 and high > 0 and values[1] == 0 and low == -high:  # numpy.sign, of vectors in which some numbers are 0
+        return "bits"
     return "int8" if 2 <= max(-low, high) <= 255 and (values == np.round(values)).all() else "float"
 
 
 def _is_packed(array: np.ndarray, width: int) -> bool:
-    """Whether these may be sign bits, 8 in a byte."""
-    return array.dtype.itemsize == 1 and array.shape[1] == -(-width // 8) and array.shape[1] != width
+    """Whether these may be sign bits, 8 in a byte. Bytes may come as other numbers."""
+    if array.shape[1] != -(-width // 8) or array.shape[1] == width:
+        return False
+    some = sample(array)
+    return len(some) > 0 and bool((some == np.round(some)).all()) and some.min() >= -128 and some.max() <= 255
 
 
 def sample(array: np.ndarray) -> np.ndarray:
@@ -94,13 +105,14 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
     if form == "padded":
         log.info(f"the vectors have {array.shape[1]} numbers, but all after the first {width} are 0; these are left out")
     if form in ("float", "padded"):
-        return checkpoint, lambda rows: checkpoint.aligned(rows[:, :width].astype(np.float32, copy=False))
+        return checkpoint, lambda rows: checkpoint.aligned(_unpadded(rows, width).astype(np.float32, copy=False))
     if checkpoint.alignment:
         raise RequestError(f"the checkpoint is aligned to floating-point vectors; it cannot read form {form}")
     if form == "int8":
         return checkpoint, _integers(checkpoint, array)
     if checkpoint.encoder is None:
-        raise RequestError(f"form {form} needs the checkpoint's encoder, to learn what such vectors have lost")
+        way = "; --form float reads them as they are" if array.shape[1] == width else ""
+        raise RequestError(f"form {form} needs the checkpoint's encoder, to learn what such vectors have lost{way}")
     kept = array.shape[1]
     if form == "bits":
         read, keep = _bits(array, width), _signs
@@ -114,6 +126,15 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
     return formed, lambda rows: fitted.alignment(read(rows))
 
 
+def _unpadded(rows: np.ndarray, width: int) -> np.ndarray:
+    """The form was told by some of the rows. Raises RequestError if others are not padded."""
+    if rows[:, width:].any():
+        raise RequestError(
+            f"most of the vectors are padded with zeros after the first {width} numbers, but not all; check how they were made"
+        )
+    return rows[:, :width]
+
+
 def _signs(rows: np.ndarray) -> np.ndarray:
     """-1 and 1. As where signs are stored, 0 counts as negative."""
     return np.where(rows > 0, np.float32(1), np.float32(-1))
@@ -124,7 +145,7 @@ def _bits(array: np.ndarray, width: int) -> Restore:
     if array.shape[1] == width:
         return _signs
     # int8 of sentence-transformers ("binary") is its uint8 ("ubinary") less 128.
-    shift = 128 if array.dtype == np.int8 else 0
+    shift = 128 if array.dtype == np.int8 or (len(array) and sample(array).min() < 0) else 0
     return lambda rows: _signs(np.unpackbits((rows.astype(np.int16) + shift).astype(np.uint8), axis=1)[:, :width])
 
 
@@ -143,8 +164,8 @@ def _have_ranges(some: np.ndarray) -> bool:
 
 
 def _zero(some: np.ndarray) -> float:
-    """What a zero became. An unsigned one is 128, if there is a range on both sides of it."""
-    return 128.0 if some.dtype == np.uint8 and len(some) and some.mean() > 64 else 0.0
+    """What a zero became. An unsigned one is 128, if there is a range on both sides of it. Integers may come as other numbers."""
+    return 128.0 if len(some) and some.min() >= 0 and some.mean() > 64 else 0.0
 
 
 def _integers(checkpoint: Checkpoint, array: np.ndarray) -> Restore:
@@ -153,7 +174,7 @@ def _integers(checkpoint: Checkpoint, array: np.ndarray) -> Restore:
     Ranges are not stored: mean and deviation of each dimension are matched to those of the training vectors.
     """
     adapter, some = checkpoint.inverter.adapter, sample(array)
-    mean, deviation = adapter.mean.double().cpu().numpy(), adapter.scale.double().cpu().numpy()
+    mean, deviation = adapter.mean.double().cpu().numpy(), adapter.deviation.double().cpu().numpy()
     if not _have_ranges(some) or len(some) < FEW:
         zero = _zero(some)
         log.info("the vectors are 8-bit integers; they are brought to the length of the training's")

@@ -142,7 +142,7 @@ def _likeness(folder: Path, info: CheckpointInfo, array: np.ndarray, form: str) 
         else:
             parts = load_file(folder / ADAPTER)
             mean, scale = parts["mean"], parts["scale"]
-        rows = raw_numbers(sample(array), form, info.width)
-        return None if rows is None or len(mean) != info.width else likeness(rows, mean, scale)
-    except (SafetensorError, OSError, KeyError):
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None  # damaged: whoever opens it says so
+    rows = raw_numbers(sample(array), form, info.width)
+    return None if rows is None or mean.shape != (info.width,) or scale.shape != mean.shape else likeness(rows, mean, scale)

@@ -87,7 +87,7 @@ def decode_file(
             blocks = parts.begin(reader.rows, size, signature, header(form, reader.ids is not None))
             out: ResumableLines | _Stream = parts
         else:
-            out = _Stream(streams.stdout() if output == "-" else writing.enter_context(replacing(output)))
+            out = _Stream(streams.stdout() if output == "-" else writing.enter_context(replacing(output)), patient=report is not None)
             out.write(0, header(form, reader.ids is not None))
             blocks = grid(reader.rows, size)
         tally = None
@@ -113,6 +113,8 @@ def decode_file(
             page.write(_page(tally.result(), opened, fitted, reader.name, digest, unchecked, redact))
     if page:
         console.log.info(f"{report}: written")
+    if isinstance(out, _Stream) and out.broken:
+        raise out.broken
 
 
 def _check_report(report: Path, vectors: str, output: str, checkpoints: Sequence[Path], search: Search) -> None:
@@ -147,14 +149,25 @@ def _count(path: str, rows: int, tally: Tally) -> None:
 
 
 class _Stream:
-    """Lines that are written as they come: to stdout, or to what is no regular file, such as /dev/null."""
+    """Lines that are written as they come: to stdout, or to what is no regular file, such as /dev/null.
 
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
+    broken: the error, if the reader left early (`| head -1`) and the stream is patient: it then goes on without a reader.
+    """
+
+    def __init__(self, stream: BinaryIO, patient: bool = False):
+        self._stream, self._patient = stream, patient
+        self.broken: BrokenPipeError | None = None
 
     def write(self, first: int, lines: list[str]) -> None:
-        self._stream.writelines(f"{line}\n".encode() for line in lines)
-        self._stream.flush()
+        if self.broken:
+            return
+        try:
+            self._stream.writelines(f"{line}\n".encode() for line in lines)
+            self._stream.flush()
+        except BrokenPipeError as error:
+            if not self._patient:
+                raise
+            self.broken = error
 
     def finish(self) -> None:
         pass

@@ -76,9 +76,12 @@ def evaluate_files(
         result = replace(evaluate(opened, lines, rows, search, config.eval.samples, config.seed, track, processes), nearest=nearest)
         if known is None:
             console.log.info("no baseline; --train-texts FILE adds one that copies the nearest training text")
-        redactor = Redactor(opened.lexicon) if redact else None
+        redactor, broken = Redactor(opened.lexicon) if redact else None, None
         if processes.is_main:
-            show(redactor.evaluation(result) if redactor else result)
+            try:
+                show(redactor.evaluation(result) if redactor else result)
+            except BrokenPipeError as error:  # the reader left early (`| head -1`), but the report is still wanted
+                broken = error
         if report and page:
             findings = audit(result, set(known or []) - set(lines))
             findings = redactor.findings(findings) if redactor else findings
@@ -91,6 +94,8 @@ def evaluate_files(
                 with replacing(report) as again:
                     again.write(html_report(result, findings, facts, redacted=redact).encode())
                 console.log.info(f"{report}: complete")
+        if broken:
+            raise broken
 
 
 def _stored(checkpoint: Checkpoint, texts: str | None, path: str, columns: Columns, form: Form) -> tuple[Checkpoint, list[str], np.ndarray]:

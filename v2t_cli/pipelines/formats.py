@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,7 +58,11 @@ def read_rows(path: str) -> Iterator[Row]:
                 row = json.loads(line)
                 if row["index"] != index:
                     raise ValueError(f"row {row['index']}")
-                words = [SureWord(it["word"], it["probability"]) for it in row["words"]] if "words" in row else None
-                yield Row(index, [Candidate(row["text"], row["logprob"], row["cosine"])], words=words, id=row.get("id"))
+                words = [SureWord(str(it["word"]), float(it["probability"])) for it in row["words"]] if "words" in row else None
+                cosine = None if row["cosine"] is None else float(row["cosine"])
+                best = Candidate(row["text"], float(row["logprob"]), cosine)
+                if not isinstance(best.text, str) or not math.isfinite(best.logprob) or not math.isfinite(cosine or 0):
+                    raise ValueError("no decoded row")
+                yield Row(index, [best], words=words, id=row.get("id"))
             except (ValueError, KeyError, TypeError):
                 raise RequestError(f"{path}, line {index + 1}: is not decoded row {index} as jsonl; --overwrite decodes again") from None
