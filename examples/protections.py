@@ -18,16 +18,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 
 from v2t_cli import RequestError
-from v2t_cli.core.config import Config
+from v2t_cli.core.config import Config, DecodeConfig
+from v2t_cli.core.console import bar
+from v2t_cli.core.types import Form, Quality
+from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.audit import neighbours_kept
+from v2t_cli.evaluation.evaluate import evaluate
 from v2t_cli.io.texts import fingerprint
-from v2t_cli.models.checkpoint import open_checkpoint
+from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
+from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.forms import form_of, read_form
 from v2t_cli.models.metadata import read_info
 
@@ -45,7 +51,7 @@ class Protection:
     adapts: whether it is worth to train on such vectors. form: as `v2t decode --form` knows it.
     """
 
-    def __init__(self, name: str, size: int, store: Store, whole: Store, adapts: bool = True, form: str = "auto"):
+    def __init__(self, name: str, size: int, store: Store, whole: Store, adapts: bool = True, form: Form = "auto"):
         self.name, self.size, self.store, self.whole, self.adapts, self.form = name, size, store, whole, adapts, form
 
 
@@ -105,28 +111,33 @@ def v2t(*arguments: object) -> str:
 
 
 class Attack:
-    """Measures what an attacker reads, and keeps it in a folder."""
+    """Measures what an attacker reads, and keeps it in a folder.
 
-    def __init__(self, folder: Path, texts: list[str], decoded: int, qualities: list[str]):
-        self.folder, self.decoded, self.qualities = folder, min(decoded, len(texts)), qualities
-        write_lines(folder / "decoded.txt", texts[: self.decoded])
+    opened: the checkpoint as it is; texts: that are behind the vectors.
+    """
 
-    def scores(self, name: str, stored: np.ndarray, checkpoint: Path, *options: str, kept: str = "") -> dict[str, tuple[float, float]]:
-        """Exact match and token F1 by quality, from 0 to 1. stored: (rows, width), row i for text i; name: of a file for it.
+    def __init__(self, folder: Path, opened: Checkpoint, texts: list[str], qualities: list[Quality]):
+        self.folder, self.opened, self.texts, self.qualities = folder, opened, texts, qualities
 
-        kept: names the file with the scores, if these vectors are read several times.
-        """
-        np.save(self.folder / f"{name}.npy", stored[: self.decoded])
+    def restored(self, stored: np.ndarray, form: Form) -> tuple[np.ndarray, Encoder | None]:
+        """Stored vectors as `v2t decode` restores them, float32 (rows, dim), and the encoder that compares texts with them."""
+        read, restore = read_form(self.opened, stored, form_of(stored, self.opened.info, "the store", form))
+        return np.concatenate([restore(stored[start : start + 4096]) for start in range(0, len(stored), 4096)]), read.encoder
+
+    def scores(self, name: str, checkpoint: Checkpoint, vectors: np.ndarray, encoder: Encoder | None) -> dict[str, tuple[float, float]]:
+        """Exact match and token F1 by quality, from 0 to 1, of the texts. vectors: float32 (rows, dim); name: of the files that keep it."""
         out = {}
         for quality in self.qualities:
-            result = self.folder / f"{kept or name}.{quality}.json"
-            if not result.exists():
-                inputs = ("--vectors", self.folder / f"{name}.npy", "--texts", self.folder / "decoded.txt", "--quality", quality)
-                unfinished = result.with_suffix(".new")
-                unfinished.write_text(v2t("eval", "--checkpoint", checkpoint, *inputs, *options, "--json"), encoding="utf-8")
-                unfinished.rename(result)
-            found = json.loads(result.read_text(encoding="utf-8"))
-            out[quality] = found["exact_match"], found["token_f1"]
+            path = self.folder / f"{name}.{quality}.json"
+            if not path.exists():
+                search = fit(checkpoint, resolve_search(DecodeConfig(quality=quality)))  # with the words' whole vectors
+                formed = replace(checkpoint, encoder=encoder)
+                found = evaluate(formed, self.texts, vectors[: len(self.texts)], search, samples=0, track=bar).scores
+                unfinished = path.with_suffix(".new")
+                unfinished.write_text(json.dumps({"exact_match": found.exact_match, "token_f1": found.token_f1}), encoding="utf-8")
+                unfinished.rename(path)
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            out[quality] = kept["exact_match"], kept["token_f1"]
         return out
 
 
@@ -211,7 +222,7 @@ def main() -> None:
     parser.add_argument("--train-count", type=int, default=100_000, metavar="N", help="train on the first N of them (default: 100,000)")
     parser.add_argument("--minutes", type=float, default=10, help="of training for each way to store (default: 10)")
     given = parser.parse_args()
-    checkpoint, encoder = given.checkpoint, read_info(given.checkpoint).encoder_name
+    checkpoint, name = given.checkpoint, read_info(given.checkpoint).encoder_name
 
     texts = read_some(given.texts, SEARCHED)
     known = read_some(given.train_texts, given.train_count) if given.train_texts else []
@@ -219,13 +230,8 @@ def main() -> None:
     check_folder(given.folder, kept | {"decode": given.decode, "minutes": given.minutes})
     vectors = embedded(checkpoint, texts, given.folder, "texts")
     train = embedded(checkpoint, known, given.folder, "train") if known else vectors
-    attack = Attack(given.folder, texts, given.decode, given.quality)
-    opened = open_checkpoint(checkpoint, Config(), "auto", use="required")
-
-    def restore(stored: np.ndarray, form: str) -> np.ndarray:
-        """As `v2t decode` restores them. (Trained on, the checkpoint has other held-out texts, and so a slightly other map.)"""
-        restored = read_form(opened, stored, form_of(stored, opened.info, "the store", form))[1]
-        return np.concatenate([restored(stored[start : start + 4096]) for start in range(0, len(stored), 4096)])
+    opened = open_checkpoint(checkpoint, Config(), use="required")
+    attack = Attack(given.folder, opened, texts[: given.decode], given.quality)
 
     print(
         "| stored as | bytes | neighbours found |", *(f"{it} |" for it in given.quality), *(f"{it}, trained on |" for it in given.quality)
@@ -239,20 +245,22 @@ def main() -> None:
 
     for number, way in enumerate(protections(train)):
         stored = way.store(vectors)
-        as_is = attack.scores(f"stored-{number}", stored, checkpoint, "--form", way.form)
-        adapted = None
+        read, encoder = attack.restored(stored, way.form)
+        as_is, adapted = attack.scores(f"stored-{number}", opened, read, encoder), None
         if known and way.adapts:
-            restored = restore(way.store(train), way.form)
-            better = trained_on(checkpoint, given.folder, f"trained-{number}", restored, given.minutes)
-            adapted = attack.scores(f"stored-{number}", stored, better, "--encoder", encoder, "--form", way.form, kept=f"read-{number}")
+            folder = trained_on(
+                checkpoint, given.folder, f"trained-{number}", attack.restored(way.store(train), way.form)[0], given.minutes
+            )
+            better = open_checkpoint(folder, Config(), encoder=name, use="required")
+            adapted = attack.scores(f"read-{number}", better, read, encoder)
         show(way.name, way.size, neighbours_kept(vectors, way.whole(stored)), as_is, adapted)
 
     dim = vectors.shape[1]
     secret = np.linalg.qr(np.random.default_rng(1).normal(size=(dim, dim)))[0].astype(np.float32)
-    as_is, adapted = attack.scores("rotated", vectors @ secret, checkpoint), None
+    as_is, adapted = attack.scores("rotated", opened, vectors @ secret, opened.encoder), None
     if known:
-        better = aligned(checkpoint, given.folder, known[:PAIRS], train[:PAIRS] @ secret)
-        adapted = attack.scores("rotated-read", vectors @ secret, better)
+        better = open_checkpoint(aligned(checkpoint, given.folder, known[:PAIRS], train[:PAIRS] @ secret), Config(), use="required")
+        adapted = attack.scores("rotated-read", better, better.aligned(vectors @ secret), better.encoder)
     # Who knows the rotation turns the queries too, which changes no angle.
     show("a secret rotation", 4 * dim, 1.0, as_is, adapted)
 

@@ -115,7 +115,7 @@ def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     assert 100 > found["sign bits"][1] > found["noise of 1 times the length"][1]
     assert [bool(adapted) for *_, adapted in rows] == [False, True, True, True] and all(as_is.count("%") == 1 for *_, as_is, _ in rows)
     monkeypatch.setattr(protections, "v2t", None)  # everything is kept
-    monkeypatch.setattr(protections, "aligned", lambda *arguments: Path("aligned"))
+    monkeypatch.setattr(protections, "aligned", lambda *arguments: Path("protections/aligned"))
     protections.main()
     assert capsys.readouterr().out == table
     (tmp_path / "secret.txt").write_text("Да.\n", encoding="utf-8")

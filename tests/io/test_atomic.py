@@ -80,6 +80,16 @@ def test_the_output_is_not_the_input_by_any_name(tmp_path, monkeypatch):
             refuse_input(output, "absent", str(source))
     with pytest.raises(RequestError, match="is also the input"):
         refuse_input(tmp_path / "pipe", str(tmp_path / "pipe"))
+    store = tmp_path / "store"
+    (store / "inner").mkdir(parents=True)
+    (store / "link").symlink_to(source)
+    (tmp_path / "way").symlink_to(store / "new")
+    for output in (store / "a.parquet", store / "inner" / "a", store / "link", tmp_path / "way"):
+        with pytest.raises(RequestError, match="lies in the input folder .*store, which must not change; choose another output"):
+            refuse_input(output, str(store))
+    monkeypatch.chdir(store)
+    refuse_input("-", str(store))
+    refuse_input(tmp_path / "store.txt", str(store))
     for output in (tmp_path / "new", "/dev/null", "-"):
         refuse_input(output, str(source), "/dev/null", "-", None)
     with open(source, "ab") as stream:

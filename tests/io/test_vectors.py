@@ -72,6 +72,12 @@ def test_one_vector_is_one_row(tmp_path, vectors):
     np.testing.assert_array_equal(out, vectors[:1])
 
 
+def test_signs_are_bytes(tmp_path, vectors):
+    with open_vectors(saved(tmp_path / "v.npy", vectors > 0)) as reader:
+        assert reader.array.dtype == np.uint8
+        np.testing.assert_array_equal(reader.read(), (vectors > 0).astype(np.float32))
+
+
 def test_what_is_written_is_an_ordinary_npy(tmp_path, vectors):
     path = tmp_path / "new" / "v.npy"
     with write_vectors(str(path), vectors.shape[1]) as write:
@@ -142,11 +148,12 @@ REFUSED = {
     "a damaged header": (lambda v: saved_bytes(v).replace(b"(5, 16)", b"(5, 16 "), "not a .npy"),
     "negative rows": (lambda v: saved_bytes(v).replace(b"(5, 16)", b"(-5,16)"), "expected floating-point numbers"),
     "Python objects": (lambda v: saved_bytes(np.array([{"a": 1}], dtype=object)), "never loaded"),
-    "int16": (lambda v: saved_bytes(v.astype(np.int16)), r"holds int16 of shape \(5, 16\); expected floating-point numbers"),
+    "int16": (lambda v: saved_bytes(v.astype(np.int16)), r"holds int16 of shape .*; .astype\(numpy.int8\), uint8 or float32 converts it$"),
     "strings": (lambda v: saved_bytes(v.astype("U4")), r"holds <U4 of shape \(5, 16\)"),
     "complex": (lambda v: saved_bytes(v.astype(complex)), r"holds complex128 of shape \(5, 16\)"),
     "3-D": (lambda v: saved_bytes(np.zeros((2, 3, 4))), r"shape \(2, 3, 4\); expected .* of shape \(rows, dim\)"),
     "0-D": (lambda v: saved_bytes(np.float32(1)), r"holds float32 of shape \(\)"),
+    "no numbers": (lambda v: saved_bytes(np.zeros(0)), r"holds float64 of shape \(0,\)"),
     "no columns": (lambda v: saved_bytes(v[:, :0]), r"holds float32 of shape \(5, 0\)"),
     "NaN": (lambda v: saved_bytes(np.where(np.arange(5)[:, None] == 3, np.nan, v)), "row 3 contains NaN"),
     "too large": (lambda v: saved_bytes(np.full((2, 2), 1e300)), "rows 0, 1 contain NaN or infinity"),

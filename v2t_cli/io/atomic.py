@@ -36,13 +36,24 @@ def check_target(path: str | Path) -> Path:
 
 
 def refuse_input(output: str | Path, *inputs: str | None) -> None:
-    """Raise RequestError if the output, `-` for stdout, is one of the inputs, `-` for stdin, by whatever name."""
+    """Raise RequestError if the output, `-` for stdout, is one of the inputs, `-` for stdin, by whatever name, or lies in one.
+
+    A store may be a folder.
+    """
     target = _status(output, sys.stdout)
     for path in filter(None, inputs):
         source = _status(path, sys.stdin)
         # A terminal or /dev/null may be both.
         if target and source and os.path.samestat(target, source) and (stat.S_ISREG(target.st_mode) or stat.S_ISFIFO(target.st_mode)):
             raise RequestError(f"{output}: is also the input, which would be lost; choose another output")
+        if output != "-" and source and stat.S_ISDIR(source.st_mode) and _lies_in(output, path):
+            raise RequestError(f"{output}: lies in the input folder {path}, which must not change; choose another output")
+
+
+def _lies_in(path: str | Path, folder: str) -> bool:
+    """Whether a file lies in a folder or below it, or a link to it does."""
+    link = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return any(Path(place).is_relative_to(os.path.realpath(folder)) for place in (link, os.path.realpath(path)))
 
 
 def _status(path: str | Path, stream: Any) -> os.stat_result | None:

@@ -8,15 +8,33 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from v2t_cli.core.errors import RequestError
+
 MAGIC = npy.MAGIC_PREFIX
 
 
 class Header(NamedTuple):
-    """Shape, whether the array is stored by columns, and type."""
+    """Shape, whether the array is stored by columns, and type: that of bool is uint8, which has the same bytes."""
 
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype[Any]
+
+    @property
+    def table(self) -> tuple[int, ...]:
+        """The shape, (rows, dim) if these are vectors: a single one, as np.save writes a centroid, is one row."""
+        return (1, *self.shape) if len(self.shape) == 1 else self.shape
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the type is one that vectors are read from."""
+        return self.dtype.kind == "f" or self.dtype in (np.int8, np.uint8)
+
+    def refused(self, name: str) -> RequestError:
+        """The error for an array that is no vectors."""
+        way = "; .astype(numpy.int8), uint8 or float32 converts it" if self.dtype.kind in "iu" and not self.is_readable else ""
+        expected = "expected floating-point numbers, int8, uint8 or bool of shape (rows, dim)"
+        return RequestError(f"{name}: holds {self.dtype} of shape {self.shape}; {expected}{way}")
 
 
 def read_header(stream: IO[bytes]) -> Header:
@@ -27,7 +45,8 @@ def read_header(stream: IO[bytes]) -> Header:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about headers that Python 2 wrote
-        return Header(*read(stream))
+        shape, fortran, dtype = read(stream)
+    return Header(shape, fortran, np.dtype(np.uint8) if dtype.kind == "b" else dtype)
 
 
 def write_header(stream: IO[bytes], rows: int, dim: int, dtype: Any = "<f4") -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 
 import numpy as np
+
+from v2t_cli.io.temporary import temporary_file
 
 
 class Strings:
@@ -16,7 +17,7 @@ class Strings:
 
     def __init__(self, stack: ExitStack):
         """stack: closes the files, and so deletes them."""
-        self._data, self._ends = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        self._data, self._ends = (temporary_file(stack) for _ in range(2))
         self._ends.write(np.int64(0).tobytes())
         self._size = 0
         self.count = 0
@@ -29,6 +30,11 @@ class Strings:
         self._ends.write(ends.tobytes())
         self.count += len(encoded)
         self._size = int(ends[-1]) if encoded else self._size
+
+    def flush(self) -> None:
+        """Write what is still in memory: so a full disk shows here, and not in `read`. Raises OSError then."""
+        self._data.flush()
+        self._ends.flush()
 
     def read(self, first: int, count: int) -> list[str]:
         """`count` strings from the number `first` on."""

@@ -23,9 +23,10 @@ from v2t_cli.io.atomic import replacing
 from v2t_cli.io.foreign import SNIFFED, refuse_foreign
 from v2t_cli.io.npy import MAGIC, Header, read_header, write_header
 from v2t_cli.io.stores.batch import UNNAMED, Columns, Format, refuse_columns
-from v2t_cli.io.stores.copy import check_store, copy_store, copying
+from v2t_cli.io.stores.copy import check_store, copy_store
 from v2t_cli.io.stores.formats import BEGIN, find_format
 from v2t_cli.io.strings import Strings
+from v2t_cli.io.temporary import copying, temporary_file
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**24  # fewer rows where vectors are wide
@@ -60,21 +61,21 @@ def check_finite(vectors: np.ndarray, name: str, first: int = 0) -> None:
 class VectorReader:
     """The rows of a .npy as float32.
 
-    array: (rows, dim), as they are stored, mapped from disk: floating-point numbers, int8 or uint8. dim: 0 where there are no rows,
-    and nothing tells their width. ids, texts: of the rows, where a store has them.
+    array: (rows, dim), as they are stored, mapped from disk: floating-point numbers, int8 or uint8 (also for bool). dim: 0 where there
+    are no rows, and nothing tells their width. ids, texts: of the rows, where a store has them.
     """
 
     def __init__(self, stream: BinaryIO, name: str, ids: Strings | None = None, texts: Strings | None = None):
         """stream: a file on disk, at its beginning. Raises RequestError unless it is one whole array of vectors."""
         self.name, self._stream, self.ids, self.texts = name, stream, ids, texts
-        shape, fortran, dtype = _header(stream, name)
+        header = _header(stream, name)
+        _, fortran, dtype = header
         if dtype.hasobject:
             raise RequestError(f"{name}: holds Python objects, which need pickle and are never loaded; save it as float32")
-        numbers = dtype.kind == "f" or dtype in (np.int8, np.uint8)
-        if len(shape) not in (1, 2) or not numbers or min(shape) < 0 or not min(shape[0], 1) <= shape[-1] <= MAX_DIM:
-            raise _no_vectors(name, dtype, shape)
-        stored = (1, *shape) if len(shape) == 1 else shape  # one vector, as np.save writes a centroid
-        self.rows, self.dim = map(int, stored)  # a damaged header may say True
+        table = header.table
+        if len(table) != 2 or not header.is_readable or min(table) < 0 or not min(table[0], 1) <= table[1] <= MAX_DIM:
+            raise header.refused(name)
+        self.rows, self.dim = map(int, table)  # a damaged header may say True
         start, row_bytes = stream.tell(), self.dim * dtype.itemsize
         self._end = start + self.rows * row_bytes
         self._check_size((os.fstat(stream.fileno()).st_size - start) // max(1, row_bytes))
@@ -158,10 +159,6 @@ def check_vectors(path: str, columns: Columns = UNNAMED) -> None:
             VectorReader(stream, path)
 
 
-def _no_vectors(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> RequestError:
-    return RequestError(f"{name}: holds {dtype} of shape {shape}; expected floating-point numbers, int8 or uint8 of shape (rows, dim)")
-
-
 def _stdin() -> BinaryIO:
     if streams.stdin().isatty():
         raise RequestError("stdin: is a terminal; expected a .npy, for example: v2t embed texts.txt -o - | v2t decode -")
@@ -194,7 +191,7 @@ def _copied(stream: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
         if kind := find_format(Path(name), begin):
             raise RequestError(f"{name}: is {kind.what}; a stream can only be a .npy: save it to a file, and name that")
         _header(io.BytesIO(begin), name)
-    temporary = stack.enter_context(tempfile.TemporaryFile())
+    temporary = temporary_file(stack)
     with copying(name):
         temporary.write(begin)
         shutil.copyfileobj(stream, temporary)

@@ -7,6 +7,8 @@ import os
 import sqlite3
 import sys
 import tempfile
+import tracemalloc
+import zipfile
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -98,11 +100,39 @@ class TestArrays:
         save_file({"a": ROWS, "b": ROWS[::-1].copy(), "c": ROWS[0]}, tmp_path / "v.safetensors")
         for name in ("v.npz", "v.safetensors"):
             refused(tmp_path / name, "several columns can be the vectors: a, b; --column names one")
-            refused(tmp_path / name, "column 'c' holds no vectors; there are: a, b", "c")
-            refused(tmp_path / name, "column 'x' does not exist; there are: a, b", "x")
+            refused(tmp_path / name, "column 'x' does not exist; there are: a, b, c", "x")
+            assert same(read(tmp_path / name, "c")[0], ROWS[:1])
             refused(tmp_path / name, "text column 'x' does not exist or holds no texts; no column does", "a", "x")
             assert same(read(tmp_path / name, "b")[0], ROWS[::-1])
         refused(tmp_path / "v.npz", "array 'd' holds Python objects, which need pickle and are never loaded", "d")
+
+    def test_a_single_vector(self, tmp_path):
+        np.savez(tmp_path / "v.npz", ROWS[0], ids=np.array(IDS[:1]))
+        save_file({"v": ROWS[0]}, tmp_path / "v.safetensors")
+        for name in ("v.npz", "v.safetensors"):
+            assert same(read(tmp_path / name)[0], ROWS[:1])
+
+    def test_signs_are_bytes_and_wider_integers_need_a_decision(self, tmp_path):
+        np.savez(tmp_path / "v.npz", ROWS > 0, tokens=np.ones((COUNT, 3), int))
+        save_file({"v": ROWS > 0}, tmp_path / "v.safetensors")
+        for name in ("v.npz", "v.safetensors"):
+            with open_vectors(str(tmp_path / name)) as reader:
+                assert reader.array.dtype == np.uint8 and np.array_equal(reader.array, ROWS > 0)
+        way = r"v.npz, array 'tokens': holds int64 of shape \(40, 3\); expected .*; .astype\(numpy.int8\), uint8 or float32 converts it"
+        refused(tmp_path / "v.npz", way, "tokens")
+        np.savez(tmp_path / "v.npz", tokens=np.ones((COUNT, 3), int))
+        refused(tmp_path / "v.npz", way)
+
+    @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+    def test_what_is_no_array_is_left_out(self, tmp_path):
+        np.savez(tmp_path / "v.npz", v=ROWS, structured=np.zeros(COUNT, dtype=[("имя", "f4")]))
+        with zipfile.ZipFile(tmp_path / "v.npz", "a") as archive:
+            archive.writestr("readme.txt", "vectors")
+        assert same(read(tmp_path / "v.npz")[0])
+
+    def test_long_lists_of_names_are_cut(self, tmp_path):
+        np.savez(tmp_path / "v.npz", **{f"a{number}": ROWS for number in range(200)})
+        refused(tmp_path / "v.npz", "can be the vectors: a0, a1, .*, a9, and 190 more; --column names one")
 
     def test_no_rows(self, tmp_path):
         np.savez(tmp_path / "v.npz", ROWS[:0])
@@ -177,6 +207,8 @@ class TestTables:
         for name, rows in (("a.parquet", slice(0, 15)), ("b/0.parquet", slice(15, 22)), ("b/1.parquet", slice(22, 40))):
             write_parquet(pa, table(pa).slice(rows.start, rows.stop - rows.start), folder / name)
         (folder / "_SUCCESS").touch()
+        (folder / "_delta_log").mkdir()
+        (folder / "_delta_log" / "00010.checkpoint.parquet").write_bytes(b"another table")
         rows, ids, texts = read(folder, "v", "text")
         assert same(rows) and ids == IDS and texts == TEXTS
         write_parquet(pa, table(pa).drop_columns("id"), folder / "z.parquet")
@@ -207,6 +239,53 @@ class TestTables:
         assert same(read(path, "w")[0], ROWS[::-1])
         write_parquet(pa, table(pa).drop_columns("v"), path)
         refused(path, "no column holds vectors; there are: id, text")
+
+    @pytest.mark.parametrize("form", WRITERS)
+    def test_columns_of_one_name(self, tmp_path, pa, form):
+        def with_another(name, values):
+            return table(pa).append_column(pa.field(name, values.type), values)
+
+        path = tmp_path / "v.bin"
+        if form != "feather":  # which cannot hold them
+            WRITERS[form](pa, with_another("id", pa.array(IDS)), path)
+            rows, ids, texts = read(path, None, "text")
+            assert same(rows) and ids is None and texts == TEXTS
+            WRITERS[form](pa, with_another("v", pa.array(ROWS.tolist())), path)
+            for column in (None, "v"):
+                refused(path, "2 columns are named 'v'; rename all but one", column)
+
+    def test_signs_are_bytes_and_wider_integers_must_be_named(self, tmp_path, pa):
+        path = tmp_path / "v.parquet"
+        write_parquet(pa, table(pa, tokens=pa.array([[1, 2**20]] * COUNT), signs=pa.array((ROWS > 0).tolist())).drop_columns("v"), path)
+        with open_vectors(str(path)) as reader:
+            assert reader.array.dtype == np.uint8 and np.array_equal(reader.array, ROWS > 0)
+        assert same(read(path, "tokens")[0], np.full((COUNT, 2), [1, 2**20], np.float32))
+        write_parquet(pa, table(pa, tokens=pa.array([[1, 2]] * COUNT)).drop_columns("v"), path)
+        refused(path, "no column is likely to hold vectors; if one does, --column names it: tokens")
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize(
+        ("first", "second", "becomes"),
+        [
+            ("float32", "int8", None),
+            ("int8", "float32", None),
+            ("int8", "uint8", None),
+            ("int64", "float32", None),
+            ("float16", "float64", None),  # would overflow
+            ("float32", "float64", "float32"),
+            ("float64", "float16", "float64"),
+        ],
+    )
+    def test_parts_of_unlike_types(self, tmp_path, pa, first, second, becomes):
+        folder = tmp_path / "parts"
+        folder.mkdir()
+        for name, dtype in (("a", first), ("b", second)):
+            write_parquet(pa, pa.table({"v": pa.array([[100, 1]] * 9, pa.list_(getattr(pa, dtype)()))}), folder / f"{name}.parquet")
+        if becomes is None:
+            refused(folder, f"row 9 holds {second}, the rows before it {first}; save all as one type, such as float32", "v")
+        else:
+            with open_vectors(str(folder)) as reader:
+                assert reader.array.dtype == becomes and same(reader.read(), np.full((18, 2), [100, 1], np.float32))
 
     def test_rows_that_are_no_vectors(self, tmp_path, pa):
         path = tmp_path / "v.parquet"
@@ -426,6 +505,7 @@ class TestJsonLines:
             ({"embedding": [[1.0], [2.0, 3.0]]}, "line 2: 'embedding' is no vector"),
             ({"embedding": "неверно"}, "line 2: 'embedding' is no vector"),
             ({"embedding": "AAAA"}, "line 2: 'embedding' is no vector"),
+            ({"embedding": ""}, "line 2: 'embedding' is no vector"),
             ({"embedding": [1.0, float("nan")]}, "row 1 contains NaN"),
             ({"embedding": [1.0, 1e300]}, "row 1 contains NaN or infinity"),
             ({"vector": [1.0, 2.0]}, "line 2: lacks the key 'embedding'"),
@@ -444,6 +524,24 @@ class TestJsonLines:
         refused(path, "line 1: not JSON: ")
         path.write_bytes(b'{"embedding": [1.0], "text": "\xff"}\n')
         refused(path, "cannot be read as JSON lines")
+
+    def test_blank_lines_and_ids_that_are_null(self, tmp_path):
+        (tmp_path / "v.jsonl").write_text('\n \n{"id": null, "embedding": [1.0]}\n\n{"id": 7, "embedding": [2.0]}\n{"embedding": 3}\n')
+        refused(tmp_path / "v.jsonl", "line 6: 'embedding' is no vector")
+        (tmp_path / "v.jsonl").write_text('\n{"id": null, "embedding": [1.0]}\n\n{"id": 7, "embedding": [2.0]}\n')
+        rows, ids, _ = read(tmp_path / "v.jsonl")
+        assert rows.tolist() == [[1], [2]] and ids == ["", "7"]
+
+    def test_a_damaged_first_line_is_not_read_to_the_end_of_the_file(self, tmp_path):
+        with open(tmp_path / "v.jsonl", "w") as stream:
+            stream.write('{"embedding": [1.0\n')
+            stream.writelines('{"embedding": [1.0]}\n' for _ in range(10**5))
+        tracemalloc.start()
+        try:
+            refused(tmp_path / "v.jsonl", "line 1: not JSON: ")
+            assert tracemalloc.get_traced_memory()[1] < 10**6  # of 2 million bytes
+        finally:
+            tracemalloc.stop()
 
     def test_half_a_letter_is_no_obstacle(self, tmp_path):
         (tmp_path / "v.jsonl").write_text('{"id": "\\ud800", "embedding": [1.0]}\n')
@@ -479,11 +577,24 @@ class TestPgvector:
         path.write_text(copied("1", "слово " * 1000, as_vector(ROWS[0])), encoding="utf-8")
         assert same(read(path)[0], ROWS[:1])
 
+    def test_the_only_column_that_looks_like_a_vector(self, tmp_path):
+        path = tmp_path / "v.copy"
+        path.write_text('{"a": 1}\t[1,2]\tred\n{"a": 2}\t[3,4]\t[5,6]\n')  # no JSON lines
+        rows, ids, _ = read(path)
+        assert rows.tolist() == [[1, 2], [3, 4]] and ids == ['{"a": 1}', '{"a": 2}']
+        path.write_text("[0,0]\t[1,2]\n")
+        assert read(path)[0].tolist() == [[1, 2]]
+        path.write_text('{"id":\t"x",\t"embedding":\t[1,2]}\n')  # JSON with tabs
+        assert read(path)[0].tolist() == [[1, 2]]
+
     def test_other_escapes(self, tmp_path):
         (tmp_path / "v.copy").write_bytes(b"\\x41\\102\\q\\\\n\t[1,2]\n")
         assert read(tmp_path / "v.copy")[1] == ["ABq\\n"]
 
     def test_bits(self, tmp_path):
+        path = tmp_path / "v.copy"
+        path.write_text("1\t[1,2,3,4,5,6,7,8]\n" * 7 + "1\t01010101\n" * 7)  # two batches
+        refused(path, "row 7 holds uint8, the rows before it float32")
         (tmp_path / "v.copy").write_text("1\t0101010101\n2\t1111111111\n")
         with open_vectors(str(tmp_path / "v.copy")) as reader:
             assert reader.array.dtype == np.uint8 and reader.array.tolist() == [[0, 1] * 5, [1] * 10]
@@ -495,7 +606,7 @@ class TestPgvector:
             ("2\t[1]", "row 1 has 1 numbers, the rows before it have 2"),
             ("2\t[1,]", r"row 1 has no vector such as \[0.1,0.2\] in this column: \[1,\]; --column names another"),
             ("2\t{1:1}/2", "row 1 has no vector such as"),
-            ("2\t01", "holds both vectors and bits"),
+            ("2\t01", "row 1 holds uint8, the rows before it float32; save all as one type"),
             ("2\tx\t[1,2]", "row 1 has 3 columns, the rows before it have 2"),
         ):
             path.write_text(f"1\t[1,2]\n{bad}\n")
@@ -541,6 +652,16 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr("v2t_cli.io.stores.copy.write_header", full)
     with pytest.raises(V2TError, match="v.npz: cannot be copied to .*: No space left on device; TMPDIR names another"):
         read(tmp_path / "v.npz")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_disk_that_fills_up_with_ids(tmp_path, monkeypatch):
+    """What is written is buffered: the error must not wait until the ids are read, or their files are closed."""
+    write_lines(tmp_path / "v.jsonl", {"id": "a", "embedding": [1.0]})
+    files = iter([tempfile.TemporaryFile(), open("/dev/full", "wb"), open("/dev/full", "wb")])  # noqa: SIM115
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: next(files))
+    with pytest.raises(V2TError, match="v.jsonl: cannot be copied to .*: No space left on device; TMPDIR names another"):
+        read(tmp_path / "v.jsonl")
 
 
 def test_progress_is_told(tmp_path):

@@ -16,6 +16,7 @@ from v2t_cli.core.one_line import one_line
 BATCH_ROWS = 2048
 ID_NAMES = ("id", "_id", "ids", "uuid")  # of columns that hold ids
 MAX_TEXT = 2**16  # bytes, as of a line of a text file: an encoder's memory grows with its longest text
+NAMED = 10  # names that a message lists
 PACKAGES = {"faiss": "faiss-cpu"}  # by the name of the module, where they differ
 
 
@@ -76,18 +77,23 @@ def refusing(name: str, what: str) -> Iterator[None]:
         raise RequestError(f"{name}: cannot be read as {what}: {one_line(error)}") from None
 
 
-def pick(name: str, asked: str | None, usable: Sequence[str], others: Sequence[str], default: str | None = None) -> str:
+def pick(
+    name: str, asked: str | None, usable: Sequence[str], names: Sequence[str], default: str | None = None, unlikely: Sequence[str] = ()
+) -> str:
     """The column of the vectors: the one asked for, else the default if it is usable, else the only usable one.
 
-    usable: the columns that can be vectors; others: the rest. Raises RequestError, with the columns that would do.
+    usable: the columns that can be vectors; unlikely: those that are read only if they are asked for; names: of all columns. Raises
+    RequestError, with the columns that would do.
     """
-    if asked is not None and asked not in usable:
-        why = "holds no vectors" if asked in others else "does not exist"
-        raise RequestError(f"{name}: column '{asked}' {why}; {_would_do(usable)}")
+    if asked is not None and asked not in (*usable, *unlikely):
+        why = "holds no vectors" if asked in names else "does not exist"
+        raise RequestError(f"{name}: column '{asked}' {why}; {_would_do([*usable, *unlikely])}")
     if asked is None and default not in usable and len(usable) != 1:
         if usable:
-            raise RequestError(f"{name}: several columns can be the vectors: {', '.join(usable)}; --column names one")
-        raise RequestError(f"{name}: no column holds vectors; there are: {', '.join(others) or 'none'}")
+            raise RequestError(f"{name}: several columns can be the vectors: {_listed(usable)}; --column names one")
+        if unlikely:
+            raise RequestError(f"{name}: no column is likely to hold vectors; if one does, --column names it: {_listed(unlikely)}")
+        raise RequestError(f"{name}: no column holds vectors; there are: {_listed(names) or 'none'}")
     return asked or (default if default in usable else usable[0])  # type: ignore[return-value]
 
 
@@ -99,7 +105,12 @@ def pick_texts(name: str, asked: str | None, usable: Sequence[str]) -> str | Non
 
 
 def _would_do(usable: Sequence[str]) -> str:
-    return f"there are: {', '.join(usable)}" if usable else "no column does"
+    return f"there are: {_listed(usable)}" if usable else "no column does"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def refuse_columns(name: str, what: str, columns: Columns) -> None:
@@ -137,7 +148,14 @@ def ragged(name: str, row: int, length: int, expected: int) -> RequestError:
     return RequestError(f"{name}: row {row} has {length} numbers, the rows before it have {expected}; all must be equally long")
 
 
+def mixed(name: str, row: int, found: np.dtype, expected: np.dtype) -> RequestError:
+    return RequestError(f"{name}: row {row} holds {found}, the rows before it {expected}; save all as one type, such as float32")
+
+
 def stacked(rows: list[np.ndarray], name: str, first: int) -> np.ndarray:
-    """Vectors (dim,) as one array. Raises RequestError as `check_even` does."""
+    """Vectors (dim,) as one array. Raises RequestError, naming the row, unless all have one type and are equally long."""
+    for row, vector in enumerate(rows, first):
+        if vector.dtype != rows[0].dtype:
+            raise mixed(name, row, vector.dtype, rows[0].dtype)
     check_even(np.array([len(row) for row in rows]), name, first)
     return np.stack(rows)

@@ -34,7 +34,7 @@ def _open(path: Path, columns: Columns) -> Iterator[Store]:
         if not names:
             raise RequestError(f"{name}: is a Chroma folder without a collection")
         # Without the function that embedded the texts: that may need a model, and reading needs none.
-        collection = client.get_collection(pick(name, columns.vectors, names, []), embedding_function=None)
+        collection = client.get_collection(pick(name, columns.vectors, names, names), embedding_function=None)
         yield Store(_batches(collection, name, texts is not None), collection.count())
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from v2t_cli.core.console import Track
-from v2t_cli.core.errors import V2TError
 from v2t_cli.io.npy import write_header
-from v2t_cli.io.stores.batch import Columns, Format, ragged, refusing
+from v2t_cli.io.stores.batch import Columns, Format, mixed, ragged, refusing
 from v2t_cli.io.strings import Strings
+from v2t_cli.io.temporary import copying, temporary_file
 
 
 class Copy(NamedTuple):
-    """vectors: a .npy, of the type that the store has; of shape (0, 0) where no row tells the width."""
+    """vectors: a .npy, of the type that the store has, but bool as uint8, and wider integers as float32; of shape (0, 0) where no row
+    tells the width.
+    """
 
     vectors: BinaryIO
     ids: Strings | None
@@ -41,36 +41,36 @@ def copy_store(path: Path, kind: Format, columns: Columns, track: Track, stack: 
     """
     name = str(path)
     kind.check_library(name)
-    out = stack.enter_context(tempfile.TemporaryFile())
+    out = temporary_file(stack)
     ids = texts = None
     rows, dim, dtype = 0, 0, np.dtype(np.float32)
+    stored = dtype
     with refusing(name, kind.what), kind.open(path, columns) as store, track("reading vectors", store.rows) as advance:
         for number, (vectors, some_ids, some_texts) in enumerate(store.batches):
             with copying(name):
+                vectors = vectors.view(np.uint8) if vectors.dtype.kind == "b" else vectors
                 if not number:
-                    dim, dtype = vectors.shape[1], vectors.dtype
+                    dim, stored = vectors.shape[1], vectors.dtype
+                    dtype = np.dtype(np.float32) if stored.kind in "iu" and stored.itemsize > 1 else stored
                     write_header(out, 0, dim, dtype)
                     ids, texts = (None if some is None else Strings(stack) for some in (some_ids, some_texts))
                 if vectors.shape[1] != dim:
                     raise ragged(name, rows, vectors.shape[1], dim)
-                out.write(np.ascontiguousarray(vectors, dtype).data.cast("B") if vectors.size else b"")
-                for strings, some in ((ids, some_ids), (texts, some_texts)):
+                wider = vectors.dtype.itemsize > dtype.itemsize and dtype.itemsize < 4  # what float32 holds is enough
+                if vectors.dtype.kind != stored.kind or wider:
+                    raise mixed(name, rows, vectors.dtype, stored)
+                with np.errstate(over="ignore"):  # becomes infinite, and is reported as that
+                    some = np.ascontiguousarray(vectors, dtype)
+                out.write(some.data.cast("B") if some.size else b"")
+                for strings, new in ((ids, some_ids), (texts, some_texts)):
                     if strings is not None:
-                        strings.extend(some or [])
+                        strings.extend(new or [])
                 rows += len(vectors)
                 advance(len(vectors))
     with copying(name):
         out.seek(0)
         write_header(out, rows, dim, dtype)
         out.seek(0)
+        for written in filter(None, (ids, texts)):
+            written.flush()
     return Copy(out, ids, texts)
-
-
-@contextmanager
-def copying(name: str) -> Iterator[None]:
-    """Turn an error of the disk with the temporary files into a V2TError."""
-    try:
-        yield
-    except OSError as error:
-        where = f"cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
-        raise V2TError(f"{name}: {where}; TMPDIR names another folder") from None

@@ -14,7 +14,7 @@ from v2t_cli.io.stores.tables import ARROW_FILE, ARROW_STREAM, DATASET, PARQUET,
 
 BEGIN = 2**16  # bytes that tell a format: the first line of a text may be long
 _FOLDERS = (CHROMA, DATASET, PARQUET_FOLDER)
-_FILES = (PARQUET, ARROW_FILE, ARROW_STREAM, NPZ, SAFETENSORS, FAISS, JSON_LINES, PGVECTOR)
+_FILES = (PARQUET, ARROW_FILE, ARROW_STREAM, NPZ, SAFETENSORS, FAISS, PGVECTOR, JSON_LINES)  # a table may begin with a column of JSON
 
 
 def find_format(path: Path, begin: bytes | None) -> Format | None:

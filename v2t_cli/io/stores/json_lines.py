@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -21,10 +21,10 @@ _KEY = "embedding"
 
 
 class _Item(NamedTuple):
-    """An object with a vector; where: its line, for messages."""
+    """An object with a vector. id: None if it has none; where: its line, for messages."""
 
     values: dict[str, Any]
-    id: Any
+    id: str | None
     where: str
 
 
@@ -44,55 +44,51 @@ def _batches(path: Path, columns: Columns) -> Iterator[Batch]:
         if key is None:
             values = some[0].values
             usable = [it for it, value in values.items() if it in (columns.vectors, _KEY) or _is_vector(value)]
-            key = pick(name, columns.vectors, usable, [it for it in values if it not in usable], _KEY)
+            key = pick(name, columns.vectors, usable, list(values), _KEY)
             with_ids = some[0].id is not None
         rows = [_vector(it, key, name, first + number) for number, it in enumerate(some)]
         texts = None
         if columns.texts is not None:
             texts = [text_of(it.values.get(columns.texts), name, row) for row, it in enumerate(some, first)]
-        yield Batch(stacked(rows, name, first), [id_of(it.id) for it in some] if with_ids else None, texts)
+        yield Batch(stacked(rows, name, first), [it.id or "" for it in some] if with_ids else None, texts)
         first += len(some)
 
 
 def _items(path: Path) -> Iterator[_Item]:
     """The objects of all lines, or of the one document that the file is."""
     with open(path, encoding="utf-8-sig", newline="\n") as stream:
-        line = stream.readline()
-        try:
-            json.loads(line)
-        except ValueError:
-            rest = stream.read()  # a document of several lines, if it is one
-            try:
-                document = json.loads(line + rest)
-            except ValueError:
-                raise _not_json(path, 1, line) from None
-            yield from _of_document(document, f"{path}")
-            return
-        number = 0
-        while line:
-            number += 1
-            if line.strip():
+        number, begun = 1, False
+        while text := stream.readline():
+            if text.strip():
+                where = f"{path}, line {number}"
                 try:
-                    document = json.loads(line)
-                except ValueError:
-                    raise _not_json(path, number, line) from None
-                yield from _of_document(document, f"{path}, line {number}")
-            line = stream.readline()
+                    text, document = (text, json.loads(text)) if begun else _first(text, stream)
+                except json.JSONDecodeError as error:
+                    raise RequestError(f"{where}: not JSON: {one_line(error)}") from None
+                begun = True
+                yield from _of_document(document, where)
+            number += text.count("\n")
 
 
-def _not_json(path: Path, number: int, line: str) -> RequestError:
-    try:
-        json.loads(line)
-    except ValueError as error:
-        return RequestError(f"{path}, line {number}: not JSON: {one_line(error)}")
-    raise AssertionError  # only lines that failed come here
+def _first(text: str, stream: TextIO) -> tuple[str, Any]:
+    """The text of the document that begins with this line, and what it holds. Raises JSONDecodeError.
+
+    While only its end is missing, as much again is read: in a file of lines, a damaged one shows at once.
+    """
+    while True:
+        try:
+            return text, json.loads(text)
+        except json.JSONDecodeError as error:
+            if error.pos < len(text.rstrip()) or not (more := stream.readlines(len(text))):
+                raise
+        text += "".join(more)
 
 
 def _of_document(document: Any, where: str) -> Iterator[_Item]:
     if not isinstance(document, dict):
         raise RequestError(f"{where}: expected a JSON object, got {type(document).__name__}")
     if "custom_id" in document and "response" in document:
-        name, response = document["custom_id"], document["response"]
+        name, response = id_of(document["custom_id"]), document["response"]
         body = response.get("body") if isinstance(response, dict) else None
         data = _data(body)
         if data is None:
@@ -103,7 +99,7 @@ def _of_document(document: Any, where: str) -> Iterator[_Item]:
         for values in data:
             yield _Item(values, None, where)
     else:
-        yield _Item(document, next((document[key] for key in ID_NAMES if key in document), None), where)
+        yield _Item(document, next((id_of(document[key]) for key in ID_NAMES if key in document), None), where)
 
 
 def _data(answer: Any) -> list[dict[str, Any]] | None:
@@ -126,9 +122,7 @@ def _vector(item: _Item, key: str, name: str, row: int) -> np.ndarray:
     if value is None:
         raise no_vector(name, row)
     try:
-        if isinstance(value, str):
-            return np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32)
-        array = np.asarray(value)
+        array = np.frombuffer(base64.b64decode(value, validate=True), "<f4") if isinstance(value, str) else np.asarray(value)
     except (binascii.Error, ValueError) as error:
         raise RequestError(f"{item.where}: '{key}' is no vector: {one_line(error)}") from None
     if array.ndim != 1 or array.dtype.kind not in "iuf" or not len(array):

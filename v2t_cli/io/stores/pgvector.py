@@ -15,15 +15,15 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.io.stores.batch import BATCH_ROWS, Batch, Columns, Format, Store, id_of, no_vector, stacked, text_of
 
 _NULL, _END = rb"\N", rb"\."
-_VECTOR = re.compile(rb"(?:^|\t)\[-?[0-9][-+.,0-9eE]*(?:\]|$)")
-_BITS = re.compile(rb"(?:^|\t)[01]{8,}(?:\t|$)")
+_VECTOR = re.compile(rb"\[-?[0-9][-+.,0-9eE]*\]?|[01]{8,}")  # a whole field, or its beginning
 _ESCAPE = re.compile(rb"\\(x[0-9A-Fa-f]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _LETTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
 
 def _is_mine(path: Path, begin: bytes) -> bool:
     line = begin.partition(b"\n")[0].removesuffix(b"\r")
-    return b"\0" not in line and bool(_VECTOR.search(line) or _BITS.search(line) or (b"\t" in line and _NULL in line.split(b"\t")))
+    fields = line.split(b"\t")
+    return b"\0" not in line and (any(map(_VECTOR.fullmatch, fields)) or (len(fields) > 1 and _NULL in fields))
 
 
 @contextmanager
@@ -38,12 +38,10 @@ def _batches(path: Path, columns: Columns) -> Iterator[Batch]:
         while some := list(islice(rows, BATCH_ROWS)):
             if not first:
                 width = len(some[0])
-                place = _place(columns.vectors, width, name, "--column") if columns.vectors is not None else width - 1
+                place = _place(columns.vectors, width, name, "--column") if columns.vectors is not None else _likely(some[0])
                 text = _place(columns.texts, width, name, "--text-column") if columns.texts is not None else None
                 with_ids = width > 1 and place != 0
             vectors = [_vector(fields[place], name, row) for row, fields in enumerate(some, first)]
-            if len({it.dtype for it in vectors}) > 1:
-                raise RequestError(f"{name}: column {place + 1} holds both vectors and bits")
             texts = None if text is None else [text_of(_text(fields[text], name), name, row) for row, fields in enumerate(some, first)]
             ids = [id_of(_text(fields[0], name)) for fields in some] if with_ids else None
             yield Batch(stacked(vectors, name, first), ids, texts)
@@ -68,6 +66,12 @@ def _place(asked: str, width: int, name: str, option: str) -> int:
     if not (asked.isdecimal() and 1 <= int(asked) <= width):
         raise RequestError(f"{name}: {option} {asked}: there is no such column; they are counted from 1 to {width}")
     return int(asked) - 1
+
+
+def _likely(fields: list[bytes]) -> int:
+    """The place of the only field that looks like a vector, else of the last."""
+    places = [place for place, field in enumerate(fields) if _VECTOR.fullmatch(field)]
+    return places[0] if len(places) == 1 else len(fields) - 1
 
 
 def _vector(field: bytes, name: str, row: int) -> np.ndarray:

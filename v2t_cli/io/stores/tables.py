@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,17 @@ class _Choice:
     """The columns to read from tables of a schema."""
 
     def __init__(self, schema: Any, columns: Columns, name: str):
-        usable = [field.name for field in schema if _holds_vectors(field.type)]
-        self.vectors = pick(name, columns.vectors, usable, [field.name for field in schema if field.name not in usable])
-        self.texts = pick_texts(name, columns.texts, [field.name for field in schema if _holds_texts(field.type)])
-        plain = [field.name for field in schema if not _is_nested(field.type)]
-        self.ids = next((column for column in ID_NAMES if column in plain), None)
+
+        def names(test: Callable[[Any], bool]) -> list[str]:
+            return list(dict.fromkeys(field.name for field in schema if test(field.type)))
+
+        self.vectors = pick(name, columns.vectors, names(_holds_vectors), schema.names, unlikely=names(_holds_integers))
+        self.texts = pick_texts(name, columns.texts, names(_holds_texts))
+        for column in filter(None, (self.vectors, self.texts)):
+            if (count := schema.names.count(column)) > 1:
+                raise RequestError(f"{name}: {count} columns are named '{column}'; rename all but one")
+        nested = names(_is_nested)
+        self.ids = next((column for column in ID_NAMES if schema.names.count(column) == 1 and column not in nested), None)
         self.name = name
 
     @property
@@ -73,13 +79,27 @@ def _is_nested(kind: Any) -> bool:
     return types.is_nested(_stored(kind))
 
 
-def _holds_vectors(kind: Any) -> bool:
-    import pyarrow
+def _numbers(kind: Any) -> Any:
+    """The type of the elements of lists; None for what is no list."""
     from pyarrow import types
 
     kind = _stored(kind)
-    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return listed and kind.value_type in (pyarrow.float16(), pyarrow.float32(), pyarrow.float64(), pyarrow.int8(), pyarrow.uint8())
+    return kind.value_type if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) else None
+
+
+def _holds_vectors(kind: Any) -> bool:
+    import pyarrow
+
+    floats = (pyarrow.float16(), pyarrow.float32(), pyarrow.float64())
+    return _numbers(kind) in (*floats, pyarrow.int8(), pyarrow.uint8(), pyarrow.bool_())
+
+
+def _holds_integers(kind: Any) -> bool:
+    """Lists of integers wider than a byte, which are rather tokens."""
+    from pyarrow import types
+
+    numbers = _numbers(kind)
+    return numbers is not None and types.is_integer(numbers) and not _holds_vectors(kind)
 
 
 def _holds_texts(kind: Any) -> bool:
@@ -104,15 +124,19 @@ def _vectors(column: Any, name: str, first: int) -> np.ndarray:
     if numbers.null_count:
         row = numbers.is_null().to_numpy(zero_copy_only=False).argmax() // lengths[0]
         raise RequestError(f"{name}: row {first + row} holds NULL among its numbers")
-    return numbers.to_numpy().reshape(len(column), -1)
+    return numbers.to_numpy(zero_copy_only=False).reshape(len(column), -1)  # a copy only of bool
 
 
 # Parquet: single files and folders of them
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """In order of their names, without what other programs hide."""
-    return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith((".", "_")) and path.is_file())
+    """In order of their names, without what other programs hide, such as the log of a Delta table."""
+
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+
+    return sorted(path for path in folder.rglob("*.parquet") if not is_hidden(path) and path.is_file())
 
 
 @contextmanager
