@@ -57,7 +57,7 @@ class Attack:
 
 def draw(curves: dict[str, dict[int, Scores]], own: Scores, path: Path) -> None:
     """BLEU against the number of pairs, as PNG."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for (name, found), colour in zip(curves.items(), ("#3b82c4", "#c4663b", "#7a7a7a")):
         axes.plot(list(found), [bleu for bleu, *_ in found.values()], marker="o", linewidth=2, color=colour, label=name)
@@ -66,7 +66,7 @@ def draw(curves: dict[str, dict[int, Scores]], own: Scores, path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     figure.savefig(path, dpi=160)
 
 
