@@ -160,7 +160,6 @@ REFUSED_VECTORS = {
     "0-D and more behind it": (saved(np.float32(1)) + bytes(4), "holds float32 of shape ()"),
     "another width": (saved(np.zeros((2, 3), np.float32)), "vectors of 3 dimensions, but the checkpoint"),
     "int64": (saved(ROWS.astype(np.int64)), "holds int64"),
-    "booleans": (saved(ROWS > 0), "holds bool"),
     "complex": (saved(ROWS.astype(np.complex64)), "holds complex64"),
     "structured": (saved(structured()), "expected floating-point"),
     "strings": (saved(np.array([["a"]])), "holds <U1"),
