@@ -13,12 +13,12 @@ stdout is a Markdown table. --folder keeps what was measured: after an interrupt
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import faiss
@@ -31,7 +31,7 @@ from v2t_cli.core.types import Form, Quality
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.audit import neighbours_kept
 from v2t_cli.evaluation.evaluate import evaluate
-from v2t_cli.io.texts import fingerprint
+from v2t_cli.io.texts import fingerprint, read_lines
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.forms import form_of, read_form
@@ -154,16 +154,6 @@ def write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read_some(path: Path, count: int) -> list[str]:
-    """The first lines of a text file, which may be compressed with gzip."""
-    with (
-        gzip.open(path, "rt", encoding="utf-8", newline="\n")
-        if path.suffix == ".gz"
-        else open(path, encoding="utf-8", newline="\n") as lines
-    ):
-        return [line.rstrip("\n") for _, line in zip(range(count), lines)]
-
-
 def embedded(checkpoint: Path, texts: list[str], folder: Path, name: str) -> np.ndarray:
     """Vectors of the texts by the checkpoint's encoder: float32 (rows, dim). The folder keeps them."""
     write_lines(folder / f"{name}.txt", texts)
@@ -222,8 +212,8 @@ def main() -> None:
     given = parser.parse_args()
     checkpoint, name = given.checkpoint, read_info(given.checkpoint).encoder_name
 
-    texts = read_some(given.texts, SEARCHED)
-    known = read_some(given.train_texts, given.train_count) if given.train_texts else []
+    texts = list(islice(read_lines(str(given.texts)), SEARCHED))
+    known = list(islice(read_lines(str(given.train_texts)), given.train_count)) if given.train_texts else []
     kept = {"texts": fingerprint(texts).sha256, "train texts": fingerprint(known).sha256, "checkpoint": str(checkpoint.resolve())}
     check_folder(given.folder, kept | {"decode": given.decode, "minutes": given.minutes})
     vectors = embedded(checkpoint, texts, given.folder, "texts")
@@ -232,7 +222,9 @@ def main() -> None:
     attack = Attack(given.folder, opened, texts[: given.decode], given.quality)
 
     print(
-        "| stored as | bytes | neighbours found |", *(f"{it} |" for it in given.quality), *(f"{it}, trained on |" for it in given.quality)
+        "| stored as | bytes | neighbours found |",
+        *(f"{it} |" for it in given.quality),
+        *(f"{it}, trained further |" for it in given.quality),
     )
     print("|---|---|---|" + "---|" * 2 * len(given.quality))
 
@@ -259,8 +251,7 @@ def main() -> None:
     if known:
         better = open_checkpoint(aligned(checkpoint, given.folder, known[:PAIRS], train[:PAIRS] @ secret), Config(), use="required")
         adapted = attack.scores("rotated-read", better, better.aligned(vectors @ secret), better.encoder)
-    # Who knows the rotation turns the queries too, which changes no angle.
-    show("a secret rotation", 4 * dim, 1.0, as_is, adapted)
+    show("a secret rotation", 4 * dim, neighbours_kept(vectors, vectors @ secret @ secret.T), as_is, adapted)  # who knows it undoes it
 
 
 if __name__ == "__main__":

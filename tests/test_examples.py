@@ -109,7 +109,7 @@ def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     protections.main()
     table = capsys.readouterr().out
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
-    assert head == ["stored as", "bytes", "neighbours found", "fast", "fast, trained on"] and len(rows) == 4
+    assert head == ["stored as", "bytes", "neighbours found", "fast", "fast, trained further"] and len(rows) == 4
     found = {name: (size, int(kept.rstrip("%"))) for name, size, kept, *_ in rows}
     assert found["float32, unprotected"] == ("2,048", 100) and found["a secret rotation"][1] == 100
     assert 100 > found["sign bits"][1] > found["noise of 1 times the length"][1]

@@ -11,22 +11,20 @@ TRAIN.txt needs as many texts as the largest number. stdout is a Markdown table.
 import argparse
 import sys
 import tempfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from v2t_cli import V2T, RequestError, embed, train
+from v2t_cli.io.texts import read_lines
 
 CHECKPOINT = Path(__file__).parents[1] / "en-mini"
 NUMBERS = [100, 300, 1000, 3000, 10000]
 SMALL = {"n_layer": 2, "n_embd": 256, "n_head": 8, "vocab_size": 2000, "n_positions": 64}
 
 Scores = tuple[float, float, float]  # BLEU, 0 to 100; token F1 and exact match, 0 to 1
-
-
-def lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
 class Attack:
@@ -85,7 +83,7 @@ def main() -> None:
     parser.add_argument("--rotated", type=int, default=1000, help="largest number of pairs for rotated vectors (default: 1,000)")
     parser.add_argument("--picture", type=Path, help="PNG to draw")
     given = parser.parse_args()
-    known, secret = lines(given.train)[: max(given.numbers)], lines(given.held_out)
+    known, secret = list(islice(read_lines(given.train), max(given.numbers))), list(read_lines(given.held_out))
     if len(known) < max(given.numbers):
         raise RequestError(f"{given.train}: {len(known):,} texts, fewer than the {max(given.numbers):,} pairs asked for")
     inverter = V2T(given.checkpoint)
