@@ -29,7 +29,10 @@ Restore = Callable[[np.ndarray], np.ndarray]  # stored (rows, width) -> float32 
 
 
 class FormedEncoder(Encoder):
-    """An encoder whose vectors went through a store that keeps less than it was given."""
+    """An encoder whose vectors went through a store that keeps less than it was given.
+
+    It has no drafts of its own: what lower precision changes of a vector may turn signs.
+    """
 
     def __init__(self, encoder: Encoder, keep: Restore, alignment: Alignment):
         self.identity, self.gradients = encoder.identity, encoder.gradients

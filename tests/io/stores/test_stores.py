@@ -129,6 +129,10 @@ class TestArrays:
         with zipfile.ZipFile(tmp_path / "v.npz", "a") as archive:
             archive.writestr("readme.txt", "vectors")
         assert same(read(tmp_path / "v.npz")[0])
+        with zipfile.ZipFile(tmp_path / "v.npz") as archive, zipfile.ZipFile(tmp_path / "turned.npz", "w") as turned:
+            for member in reversed(archive.namelist()):
+                turned.writestr(member, archive.read(member))
+        assert turned.namelist()[0] == "readme.txt" and same(read(tmp_path / "turned.npz")[0])
 
     def test_long_lists_of_names_are_cut(self, tmp_path):
         np.savez(tmp_path / "v.npz", **{f"a{number}": ROWS for number in range(200)})
@@ -347,6 +351,16 @@ class TestFaiss:
         faiss.write_index(build(faiss, kind), str(tmp_path / "i"))
         rows, ids, _ = read(tmp_path / "i")
         assert same(rows) and ids is None
+
+    def test_a_damaged_size_that_asks_for_terabytes(self, tmp_path, faiss, monkeypatch):
+        """FAISS checks the sizes of HNSW's arrays only by asking for the memory; which bytes they are depends on its version."""
+        faiss.write_index(build(faiss, "HNSW8"), str(tmp_path / "i"))
+
+        def ask_for_it(path, flags):
+            raise MemoryError("std::bad_alloc")
+
+        monkeypatch.setattr(faiss, "read_index", ask_for_it)
+        refused(tmp_path / "i", "damaged, or needs more memory")
 
     @pytest.mark.parametrize("kind", ["IDMap,Flat", "IDMap2,Flat"])
     def test_ids_of_a_map(self, tmp_path, faiss, kind):

@@ -20,8 +20,14 @@ _LARGEST_HEADER = 100 * 2**20  # bytes, of a safetensors file
 
 
 def _is_npz(path: Path, begin: bytes) -> bool:
-    """By the name of the archive's first file: other formats are zip archives too."""
-    return begin.startswith(b"PK\x03\x04") and begin[30 : 30 + int.from_bytes(begin[26:28], "little")].endswith(b".npy")
+    """By the names in the archive: other formats are zip archives too. Of a damaged one, only the first can be read."""
+    if not begin.startswith(b"PK\x03\x04"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return begin[30 : 30 + int.from_bytes(begin[26:28], "little")].endswith(b".npy")
 
 
 @contextmanager

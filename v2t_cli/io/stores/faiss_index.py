@@ -30,7 +30,10 @@ def _open(path: Path, columns: Columns) -> Iterator[Store]:
         binary = stream.read(2) == _BINARY
     read: Callable[[str, int], Any] = faiss.read_index_binary if binary else faiss.read_index
     mapped = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)  # of all its parts, in newer versions
-    index = read(str(path), mapped | faiss.IO_FLAG_READ_ONLY)
+    try:
+        index = read(str(path), mapped | faiss.IO_FLAG_READ_ONLY)
+    except MemoryError:  # a damaged size asks for any amount
+        raise RequestError(f"{path}: cannot be read as {_WHAT}: it is damaged, or needs more memory than there is") from None
     inner, ids, transforms = _unwrapped(index)
     if isinstance(inner, faiss.IndexIVF):
         ids = _map_lists(inner, ids)
