@@ -8,7 +8,7 @@
 # kept unless the vectors are newer. After an interruption, run the same command again to continue (a.html.unfinished is made
 # again: it lacks the runs with noise). EVAL: more options of v2t eval; --redact masks names and the like in the .html, not in the .tsv.
 #
-# stdout is a table with one line per file: its rows; rows that were surely read (cosine >= 0.999: almost surely exact); rows that
+# stdout is a table with one line per file: its rows; rows that were reliably read (cosine >= 0.999: almost certainly exact); rows that
 # came near, including the sure ones (cosine >= 0.9: near in meaning); rows whose text holds a digit or an @; and a note if the file
 # or its texts could not be read, or if it was skipped because it is neither .npy nor the texts of one. The exit code is 1 if a file
 # could not be read.
@@ -39,7 +39,7 @@ noting() {
   return 1
 }
 
-printf 'file\trows\tsurely read\tcame near\twith digits or @\tnote\n'
+printf 'file\trows\treliably read\tcame near\twith digits or @\tnote\n'
 for file in "$1"/*; do
   [ -e "$file" ] || continue # the folder is empty
   name=$(basename "$file")

@@ -6,7 +6,7 @@
 #
 # STORES/a.npy gives REPORT/a.jsonl (the decoded rows) and REPORT/a.report.html, STORES/b.parquet gives REPORT/b.parquet.jsonl and so on.
 # Stores may be all that v2t decode reads, folders too; .txt files are passed over. REPORT/index.html links the pages, with the number of
-# rows and of those surely read; stdout has the same as a table. Results are kept unless the vectors are newer: after an interruption,
+# rows and of those reliably read; stdout has the same as a table. Results are kept unless the vectors are newer: after an interruption,
 # run the same command again. QUALITY: balanced (default) or best. OPTIONS: more options of v2t decode; --redact masks names and the
 # like in the pages, not in the .jsonl. The exit code is 1 if a store could not be read.
 set -euo pipefail
@@ -28,7 +28,7 @@ newer() { [ -n "$(find "$1" -newer "$2" -print -quit)" ]; }
 # A number that a page holds for programs.
 number() { sed -n "s/^<meta name=\"$1\" content=\"\([0-9]*\)\">$/\1/p" "$2"; }
 
-printf 'file\trows\tsurely read\tshare\n'
+printf 'file\trows\treliably read\tshare\n'
 for file in "$1"/*; do
   case $file in *.txt) continue ;; esac # texts, not vectors
   [ -e "$file" ] || continue # the folder is empty
@@ -50,7 +50,7 @@ for file in "$1"/*; do
       continue
     fi
   fi
-  all=$(number rows "$page") sure=$(number surely-read "$page")
+  all=$(number rows "$page") sure=$(number reliably-read "$page")
   share=$(awk "BEGIN { if ($all) printf \"%.1f%%\", 100 * $sure / $all }")
   printf '%s\t%s\t%s\t%s\n' "$name" "$all" "$sure" "$share"
   link=$(sed 's/%/%25/g; s/#/%23/g; s/?/%3F/g' <<< "$name.report.html")
@@ -70,7 +70,7 @@ table { width: 100%; border-collapse: collapse } th, td { text-align: left; padd
 </style>
 <h1>What can be read from these stores</h1>
 <table>
-<tr><th>store</th><th>rows</th><th>surely read</th><th>share</th></tr>
+<tr><th>store</th><th>rows</th><th>reliably read</th><th>share</th></tr>
 $rows</table>
 </html>
 END

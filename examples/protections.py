@@ -95,10 +95,8 @@ def protections(train: np.ndarray) -> list[Protection]:
             lambda rows: np.pad(rows, ((0, 0), (0, half))),
             form="cut",
         ),
-        *(
-            Protection(f"noise of {length:g} times the length", 4 * dim, noisy(length), same, length > 0.1)
-            for length in (0.05, 0.2, 0.5, 1.0)
-        ),
+        *(Protection(f"noise, {length} of the length", 4 * dim, noisy(length), same, adapts=length > 0.1) for length in (0.05, 0.2, 0.5)),
+        Protection("noise as long as the vector", 4 * dim, noisy(1), same),
     ]
 
 

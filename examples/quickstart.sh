@@ -15,10 +15,10 @@ config=examples/quickstart.yaml
 checkpoint=quickstart/checkpoint
 mkdir -p quickstart
 
-# 0. Embed sentences and decode their vectors, with a model that was trained for 50 minutes on two cores.
+# 0. Embed sentences and decode their vectors, with a model that was trained for hours on one or two cores.
 run v2t embed examples/english.txt -o quickstart/first.npy --checkpoint examples/en-mini
 run v2t decode quickstart/first.npy --checkpoint examples/en-mini --quality best --format tsv -o quickstart/first.tsv
-say "original | reconstructed | cosine (a cosine of 1.000: almost surely exact)"
+say "original | reconstructed | cosine (a cosine of 1.000: almost certainly exact)"
 compare examples/english.txt quickstart/first.tsv
 
 # 1. Train your own model: a small GPT that learns to read vectors.

@@ -125,7 +125,7 @@ def test_audit(folder):
     embed(folder, "my store/a b.txt", "my store/a b.npy", "en-mini")
     shutil.copy(store / "a b.npy", store / "c.npy")
     head, *rows = shell(folder, "examples/audit.sh 'my store' report")
-    assert head.split("\t")[:4] == ["file", "rows", "surely read", "came near"] and rows == ["a b\t2\t2\t2\t0\t", "c\t2\t2\t2\t0\t"]
+    assert head.split("\t")[:4] == ["file", "rows", "reliably read", "came near"] and rows == ["a b\t2\t2\t2\t0\t", "c\t2\t2\t2\t0\t"]
     assert {path.name for path in report.iterdir()} == {"a b.tsv", "a b.html", "a b.scores.txt", "c.tsv", "made-with.txt"}
     before = {path: path.stat().st_mtime_ns for path in report.iterdir()}
     np.save(store / "c.npy", np.load(store / "c.npy")[:1])  # newer than what was read from it
@@ -172,7 +172,7 @@ def test_leaked_stores(tmp_path):
         'echo "$2" >> calls\n[ "$2" != "my stores/bad.npy" ] || exit 2\n'
         'while [ $# -gt 0 ]; do case $1 in -o) echo row > "$2" ;; --report) page=$2 ;; esac; shift; done\n'
         "[ -e stopped ] || { touch stopped; exit 130; }\n"
-        """printf '<meta name="rows" content="12">\\n<meta name="surely-read" content="5">\\n' > "$page"\n"""
+        """printf '<meta name="rows" content="12">\\n<meta name="reliably-read" content="5">\\n' > "$page"\n"""
     )
     v2t.chmod(0o755)
     environment = {**os.environ, "PATH": f"{v2t.parent}{os.pathsep}{os.environ['PATH']}"}
@@ -186,7 +186,7 @@ def test_leaked_stores(tmp_path):
     names = ["a <b> & c", "d#", "e.parquet", "index", "parts", "parts.npy"]
     rows = ["a <b> & c\t12\t5\t41.7%", "bad\t\t\tcould not be read", "d#\t12\t5\t41.7%", "e.parquet\t12\t5\t41.7%", "index\t12\t5\t41.7%"]
     rows += ["parts\t12\t5\t41.7%", "parts.npy\t12\t5\t41.7%"]
-    assert done.returncode == 1 and done.stdout.splitlines() == ["file\trows\tsurely read\tshare", *rows]
+    assert done.returncode == 1 and done.stdout.splitlines() == ["file\trows\treliably read\tshare", *rows]
     assert {path.name for path in (tmp_path / "a report").iterdir()} == {
         *(f"{name}{end}" for name in names for end in (".jsonl", ".report.html")),
         *("index.html", "made-with.txt"),
@@ -205,7 +205,7 @@ def test_leaked_stores(tmp_path):
     for path in (tmp_path / "a report").glob("*.report.html"):
         path.unlink()
     assert report("empty", OPTIONS="--redact").returncode == 0, "nothing is left of the other results"
-    assert report("empty").stdout == "file\trows\tsurely read\tshare\n"
+    assert report("empty").stdout == "file\trows\treliably read\tshare\n"
     assert report("absent").returncode == 2
 
 
@@ -217,5 +217,5 @@ def test_leaked_stores_for_real(folder):
     _, row = shell(folder, "OPTIONS='--redact --set decode.rounds=0' examples/leaked_stores.sh 'leaked stores' pages")
     name, rows, sure, _ = row.split("\t")
     assert (name, rows) == ("a b", "2") and sure in "12", "without correction, which would take minutes, one may be missed"
-    assert f"{sure}</strong> of 2 rows were surely read" in (folder / "pages" / "a b.report.html").read_text(encoding="utf-8")
+    assert f"{sure}</strong> of 2 rows were reliably read" in (folder / "pages" / "a b.report.html").read_text(encoding="utf-8")
     assert len((folder / "pages" / "a b.jsonl").read_text(encoding="utf-8").splitlines()) == 2

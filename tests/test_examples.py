@@ -99,7 +99,7 @@ def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     protections = module(EXAMPLES / "protections.py")
     every = protections.protections
     ways = {way.name: way for way in every(np.random.default_rng(0).normal(size=(300, 512)).astype(np.float32))}
-    some = ["float32, unprotected", "sign bits", "noise of 1 times the length"]
+    some = ["float32, unprotected", "sign bits", "noise as long as the vector"]
     assert len(ways) == 10 and set(some) < set(ways) and ways["product quantisation, 64 bytes"].size == ways["sign bits"].size == 64
     monkeypatch.setattr(protections, "protections", lambda train: [way for way in every(train) if way.name in some])
     monkeypatch.setattr(protections, "v2t", in_process)
@@ -112,7 +112,7 @@ def test_protections_are_measured_and_kept(tmp_path, monkeypatch, capsys):
     assert head == ["stored as", "bytes", "neighbours found", "fast", "fast, trained further"] and len(rows) == 4
     found = {name: (size, int(kept.rstrip("%"))) for name, size, kept, *_ in rows}
     assert found["float32, unprotected"] == ("2,048", 100) and found["a secret rotation"][1] == 100
-    assert 100 > found["sign bits"][1] > found["noise of 1 times the length"][1]
+    assert 100 > found["sign bits"][1] > found["noise as long as the vector"][1]
     assert [bool(adapted) for *_, adapted in rows] == [False, True, True, True] and all(as_is.count("%") == 1 for *_, as_is, _ in rows)
     monkeypatch.setattr(protections, "v2t", None)  # everything is kept
     monkeypatch.setattr(protections, "aligned", lambda *arguments: Path("protections/aligned"))

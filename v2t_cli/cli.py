@@ -85,7 +85,7 @@ def embed_command(
 @app.command()
 def train(
     texts: opt.TrainTextsOption = None,
-    encoder: opt.EncoderOption = None,
+    encoder: opt.TrainEncoderOption = None,
     output: opt.FolderOutput = None,
     resume: opt.ResumeOption = False,
     overwrite: opt.OverwriteOption = False,

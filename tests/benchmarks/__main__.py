@@ -39,7 +39,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     speed = common.matmul.gflops(timed(common.matmul)[0])
     note(f"{platform.machine()}, {threads} threads, {common.device}: {speed:,.0f} GFLOP/s in products of matrices at the start")
-    print("| what | v2t | beside it | ratio | to reach |\n|---|---|---|---|---|", flush=True)
+    print("| what | v2t | compared with | ratio | target |\n|---|---|---|---|---|", flush=True)
     for name in given.sections or SECTIONS:
         importlib.import_module(f"tests.benchmarks.{name}").run(common)
 

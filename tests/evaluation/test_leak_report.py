@@ -30,8 +30,8 @@ def check_page(page):
 
 
 def numbers_of(page):
-    """What the page tells programs: rows, and those that were surely read."""
-    return tuple(int(number) for number in re.findall('<meta name="(?:rows|surely-read)" content="([0-9]+)">', page))
+    """What the page tells programs: rows, and those that were reliably read."""
+    return tuple(int(number) for number in re.findall('<meta name="(?:rows|reliably-read)" content="([0-9]+)">', page))
 
 
 def text_of(page):
@@ -52,7 +52,7 @@ def test_the_page():
     check_page(page)
     assert numbers_of(page) == (4, 2)
     text = text_of(page)
-    assert "2 of 4 rows were surely read (50%): the decoded text is the text behind the vector" in text
+    assert "2 of 4 rows were reliably read (50%): the decoded text is the text behind the vector" in text
     assert "2 of these rows hold a name, number" in text
     assert "about 3 are expected to be right, the sure ones included (95% interval: 3 to " in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page and "Анна ждёт тебя в 5:30" in page and "&lt;today&gt;" in page
@@ -77,7 +77,7 @@ def test_no_cosine_makes_a_row_sure():
     counted = Tally(Calibration([(1.0, True)] * 10), EntityFinder(LEXICON))
     counted.add(row(0, "да", 1.0))
     page = text_of(leak_report(counted.result(), {}))
-    assert "0 of 1 row was surely read" in page
+    assert "0 of 1 row was reliably read" in page
     assert "no cosine makes a row sure: of the 10 held-out texts with the highest cosines, 10 came back word for word" in page
     assert "knows which rows to trust" not in page
 
@@ -135,7 +135,7 @@ def test_rows_on_stdout(v2t, decode, tmp_path):
     check_page(page)
     rows, sure = numbers_of(page)
     assert rows == 20 and 5 <= sure <= 20
-    assert f"<strong>{sure}</strong> of 20 rows were surely read" in page and "Иван" in page and "v.npy: 20 rows" in page
+    assert f"<strong>{sure}</strong> of 20 rows were reliably read" in page and "Иван" in page and "v.npy: 20 rows" in page
     assert v2t(*decode(*IN_FILE)).exit_code == 0
     assert page_at(tmp_path / "leak.html") == page, "read back from the file"
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 20

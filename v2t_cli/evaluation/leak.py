@@ -13,9 +13,9 @@ from v2t_cli.evaluation.entities import EntityFinder
 from v2t_cli.evaluation.metrics import Interval
 
 T = TypeVar("T")
-SURE = 0.95  # probability of being right, at least, of a row that was surely read
+SURE = 0.95  # probability of being right, at least, of a row that was reliably read
 BANDS = (SURE, 0.8, 0.5, 0.0)  # lower ends of the bands of probabilities
-MANY, FEW = 8, 4  # examples of rows that were surely read, and of others
+MANY, FEW = 8, 4  # examples of rows that were reliably read, and of others
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Band:
 
 @dataclass
 class Kind:
-    """How many entities of a kind are in the rows that were surely read and in all rows, and how many rows hold one."""
+    """How many entities of a kind are in the rows that were reliably read and in all rows, and how many rows hold one."""
 
     kind: str
     in_sure: int
@@ -63,13 +63,13 @@ class Kind:
 class Leak:
     """What the rows give away.
 
-    bands: the surest first; telling: examples of rows that were surely read and hold entities; plain: of those that hold none; likely:
+    bands: the surest first; telling: examples of rows that were reliably read and hold entities; plain: of those that hold none; likely:
     of other rows that are rather right than not; unlikely: of the rest.
     """
 
     rows: int
     sure: int
-    telling_rows: int  # surely read, with entities
+    telling_rows: int  # reliably read, with entities
     bands: list[Band]
     kinds: list[Kind]
     telling: list[Example]
@@ -114,7 +114,7 @@ class Tally:
         generator = random.Random(seed)
         self._calibration, self._finder = calibration, finder
         self._levels: Counter[int] = Counter()
-        # By kind, in the rows that were surely read (True) and in the others (False).
+        # By kind, in the rows that were reliably read (True) and in the others (False).
         self._entities: Counter[tuple[str, bool]] = Counter()
         self._holding: Counter[tuple[str, bool]] = Counter()
         self._telling, self._plain = (Reservoir[Example](MANY, generator) for _ in range(2))

@@ -18,7 +18,7 @@ COLOURS = ("exactly", "nearly", "meaning", "not")  # classes of the page's style
 
 
 def leak_report(leak: Leak, facts: Mapping[str, str], redacted: bool = False) -> str:
-    """The page as HTML. Its <meta> elements `rows` and `surely-read` hold these numbers for programs.
+    """The page as HTML. Its <meta> elements `rows` and `reliably-read` hold these numbers for programs.
 
     facts: the table "How this was measured", see leak_facts; redacted: whether the examples are masked.
     """
