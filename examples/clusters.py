@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from v2t_cli import V2T, RequestError
+from v2t_cli.io.texts import read_lines
 
 
 def main() -> None:
@@ -29,9 +30,9 @@ def main() -> None:
     given = parser.parse_args()
     try:
         vectors = np.load(given.vectors, mmap_mode="r", allow_pickle=False)
-        texts = given.texts.read_text(encoding="utf-8").rstrip("\n").split("\n") if given.texts else []
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error if isinstance(error, OSError) else f'{given.vectors}: {error}'}")
+    texts = list(read_lines(str(given.texts))) if given.texts else []
     if vectors.ndim != 2 or not 1 <= given.clusters <= len(vectors):
         sys.exit(f"error: {given.vectors}: shape {vectors.shape}, expected at least {given.clusters} rows")
     if not np.isfinite(vectors).all():

@@ -16,7 +16,7 @@ quality=${QUALITY:-balanced}
 failed=0 rows=
 mkdir -p "$2"
 asked="quality $quality, checkpoint $(cd "$checkpoint" 2> /dev/null && pwd || echo "$checkpoint")${OPTIONS:+, $OPTIONS}"
-if compgen -G "$2/*.report.html" > /dev/null && [ -e "$2/made-with.txt" ] && [ "$(cat "$2/made-with.txt")" != "$asked" ]; then
+if { compgen -G "$2/*.jsonl" || compgen -G "$2/*.report.html"; } > /dev/null && [ -e "$2/made-with.txt" ] && [ "$(cat "$2/made-with.txt")" != "$asked" ]; then
   echo "error: $2: holds results of $(cat "$2/made-with.txt"); name another folder for those of $asked" >&2
   exit 2
 fi

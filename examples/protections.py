@@ -198,7 +198,10 @@ def aligned(checkpoint: Path, folder: Path, texts: list[str], vectors: np.ndarra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "texts", type=Path, help="texts that the checkpoint has not seen, one per line; searches look through the first 2,000"
+        "texts",
+        type=Path,
+        help="texts that the checkpoint has not seen, one per line; not its held_out.txt, which teaches it to read bits and cut vectors; "
+        "searches look through the first 2,000",
     )
     parser.add_argument("--checkpoint", type=Path, default=EXAMPLES / "en-mini", help="default: examples/en-mini")
     parser.add_argument("--folder", type=Path, default=Path("protections"), help="for what is measured (default: protections)")

@@ -125,6 +125,30 @@ def test_other_forms_of_vectors(inverter):
         inverter.decode(vectors, form="cut")
 
 
+def test_integers_from_an_iterator_are_refused(inverter):
+    """Their scale is known from all of them; read as they are, they would give other texts without a word."""
+    stored = (inverter.embed(SENTENCES[:4]) * 100).astype(np.int8)
+    with pytest.raises(RequestError, match="8-bit integers are read from all rows, but an iterator gives them one by one"):
+        list(inverter.decode_iter(iter(stored), quality="fast"))
+    assert len(list(inverter.decode_iter(iter(stored), quality="fast", form="float"))) == 4
+
+
+def test_wrong_vectors_are_refused_before_the_lexicon_is_embedded(inverter, monkeypatch):
+    monkeypatch.setattr("v2t_cli.api.fit", None)
+    for refused in (lambda: inverter.decode(np.ones((2, 7))), lambda: inverter.evaluate(SENTENCES[:3], np.ones((2, DIM)))):
+        with pytest.raises(RequestError, match="vectors of 7 dimensions|2 vectors for 3 texts"):
+            refused()
+
+
+def test_sampling_leaves_other_random_numbers_alone(inverter):
+    def drawn(seed):
+        torch.manual_seed(seed)
+        inverter.decode(np.zeros(DIM), quality="fast", strategy="sample", beams=2, seed=3)
+        return torch.rand(3).tolist()
+
+    assert drawn(0) != drawn(1)
+
+
 def test_rows_come_one_by_one_from_an_iterator(inverter):
     vectors, read = inverter.embed(SENTENCES[:10]), []
     rows = inverter.decode_iter((read.append(1) or vector for vector in vectors), quality="fast", batch_size=4)

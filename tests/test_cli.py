@@ -217,8 +217,9 @@ def test_a_named_encoder_is_checked_even_where_it_is_not_needed(v2t, checkpoint,
     other = build_labse(tmp_path, DIM, 2, 2, seed=9)
     options = ["--checkpoint", checkpoint, "--device", "cpu", "--quality", "fast", "--encoder", other]
     refused(v2t("decode", "-", *options, stdin=npy(vectors)), "does not match that of the checkpoint")
-    by_key = [*options[:-2], "--set", f"encoder.model={other}"]
-    refused(v2t("decode", "-", *by_key, stdin=npy(vectors)), "does not match that of the checkpoint")
+    for item in (f"encoder.model={other}", f"encoder={{model: {other}}}"):
+        refused(v2t("decode", "-", *options[:-2], "--set", item, stdin=npy(vectors)), "does not match that of the checkpoint")
+    assert v2t("decode", "-", *options[:-2], "--set", "encoder={batch_size: 2}", stdin=npy(vectors)).exit_code == 0
     (tmp_path / "v2t.yaml").write_text(f"encoder: {{model: {other}}}")  # what a file says is for training
     assert v2t("decode", "-", *options[:-2], stdin=npy(vectors)).exit_code == 0
 

@@ -1,5 +1,6 @@
 """The examples are run as their users run them, small."""
 
+import gzip
 import os
 import re
 import shutil
@@ -72,6 +73,13 @@ def test_clusters(folder):
     assert all(text and "\n" not in text for text in decoded) and decoded[1].startswith("Сколько")
     code, _, stderr = script(folder, "clusters.py", "v.npy", "--texts", "absent.txt", "--clusters", 2)
     assert code == 1 and "error: " in stderr and "absent.txt" in stderr and "Traceback" not in stderr
+    with gzip.open(folder / "t.txt.gz", "wt", encoding="utf-8-sig") as stream:
+        stream.writelines(f"{text}\n" for text in texts)
+    code, lines, stderr = script(folder, "clusters.py", "v.npy", "--texts", "t.txt.gz", "--clusters", 2)
+    assert code == 0 and lines[1:] == rows, stderr
+    (folder / "latin.txt").write_bytes(b"\xe9\n" * len(texts))
+    code, _, stderr = script(folder, "clusters.py", "v.npy", "--texts", "latin.txt", "--clusters", 2)
+    assert code == 1 and "error: latin.txt, line 1: not UTF-8" in stderr
     code, _, stderr = script(folder, "clusters.py", "v.npy", "--clusters", 99)
     assert code == 1 and "expected at least 99 rows" in stderr
 
@@ -203,6 +211,9 @@ def test_leaked_stores(tmp_path):
     done = report(OPTIONS="--redact")
     assert done.returncode == 2 and "a report: holds results of quality balanced, checkpoint" in done.stderr, "pages that are not masked"
     for path in (tmp_path / "a report").glob("*.report.html"):
+        path.unlink()
+    assert report("empty", QUALITY="best").returncode == 2, "decoded rows of another search are there"
+    for path in (tmp_path / "a report").glob("*.jsonl"):
         path.unlink()
     assert report("empty", OPTIONS="--redact").returncode == 0, "nothing is left of the other results"
     assert report("empty").stdout == "file\trows\treliably read\tshare\n"

@@ -18,6 +18,7 @@ from v2t_cli.core.config import Config, DecodeConfig, load_config
 from v2t_cli.core.errors import RequestError
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.evaluate import evaluate
+from v2t_cli.io.texts import fingerprint
 from v2t_cli.models.checkpoint import open_checkpoint
 
 EXAMPLES = ROOT / "examples"
@@ -163,4 +164,6 @@ def test_the_comparison_trains_and_prints_a_row(tmp_path, monkeypatch, capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 6 and rows[1].startswith("| the original") and rows[2].startswith("| GEIA")
     trained = {path.name for path in (tmp_path / "runs" / "compare").iterdir()}
-    assert trained == {"zero_pad-1-0.02min", "linear-1-0.02min", "mlp-16-0.02min"}, "rows with the same adapter share a training"
+    texts = fingerprint(text.removesuffix("\n") for text in NATURAL[:300]).sha256[:8]
+    expected = {f"{adapter}-0.02min-{texts}" for adapter in ("zero_pad-1", "linear-1", "mlp-16")}
+    assert trained == expected, "rows with the same adapter and texts share a training"

@@ -268,7 +268,7 @@ def every_key():
 
 @pytest.mark.parametrize("key", [*every_key(), "decoder.scratch"])
 def test_every_key_refuses_another_type(v2t, tmp_path, key):
-    result = v2t("train", "--set", f"{key}={'3' if key in ('train.trackers', 'data.texts') else '[3, x]'}")
+    result = v2t("train", "--set", f"{key}={'{x: 3}' if key in ('train.trackers', 'data.texts') else '[3, x]'}")
     assert_refused(result, set(tmp_path.iterdir()), f"{key}: ")
 
 

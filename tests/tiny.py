@@ -120,6 +120,14 @@ def tiny_config(texts: Path, encoder: Path | str, output: Path, *sets: str) -> C
     return load_config(None, [*base, *sets])
 
 
+def load_vectors(path):
+    """All rows of a file: float32 (rows, dim)."""
+    from v2t_cli.io.vectors import open_vectors
+
+    with open_vectors(str(path)) as reader:
+        return reader.read()
+
+
 def without_hashes(folder: Path) -> Path:
     """Makes a checkpoint one of version 0.1.0, whose v2t.json does not say which files belong together."""
     info = json.loads((folder / "v2t.json").read_text(encoding="utf-8"))

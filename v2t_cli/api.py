@@ -51,14 +51,14 @@ from v2t_cli.core.one_line import one_line
 from v2t_cli.core.types import DecodeSettings, EncoderSettings
 from v2t_cli.decoding.candidates import Row
 from v2t_cli.decoding.decode import decode as decode_blocks
-from v2t_cli.decoding.search import FittedSearch, fit, resolve_search
+from v2t_cli.decoding.search import FittedSearch, Search, fit, resolve_search
 from v2t_cli.evaluation.baseline import nearest_texts
 from v2t_cli.evaluation.evaluate import Evaluation
 from v2t_cli.evaluation.evaluate import evaluate as evaluate_texts
 from v2t_cli.io.vectors import Block, check_finite
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all, open_encoder
-from v2t_cli.models.forms import form_of, read_form, wrong_width
+from v2t_cli.models.forms import Restore, form_of, read_form, wrong_width
 from v2t_cli.models.metadata import CheckpointInfo
 from v2t_cli.training.callbacks import Callbacks
 from v2t_cli.training.train import train as train_inverter
@@ -131,34 +131,43 @@ class V2T:
         if (form := settings.get("form", "auto")) not in ("auto", "float"):
             raise RequestError(f"form: {form} is read from all vectors, but an iterator gives them one by one; pass an array")
         search = fit(self._checkpoint, resolve_search(_settings(settings, seed)), track=track)
-        rows = (self._checkpoint.aligned(row[None])[0] for row in self._stream(vectors))
-        return self._decoded(self._checkpoint, rows, None, search, seed, track)
+        rows = self._stream(vectors, integers=form == "float")
+        return self._decoded(self._checkpoint, rows, None, self._checkpoint.aligned, search, seed, track)
 
     def _decoded_array(self, vectors: Any, seed: int, track: Track, settings: DecodeSettings) -> Iterator[Row]:
-        search = fit(self._checkpoint, resolve_search(_settings(settings, seed)), track=track)
-        checkpoint, rows = self._restored(vectors, search)
-        return self._decoded(checkpoint, iter(rows), len(rows), search, seed, track)
+        array = self._array(vectors)
+        search, checkpoint, restore = self._prepared(array, resolve_search(_settings(settings, seed)), track)
+        return self._decoded(checkpoint, iter(array), len(array), restore, search, seed, track)
 
     @staticmethod
     def _decoded(
-        checkpoint: Checkpoint, rows: Iterator[np.ndarray], total: int | None, search: FittedSearch, seed: int, track: Track
+        checkpoint: Checkpoint,
+        rows: Iterator[np.ndarray],
+        total: int | None,
+        restore: Restore,
+        search: FittedSearch,
+        seed: int,
+        track: Track,
     ) -> Iterator[Row]:
-        """rows: (checkpoint.info.dim,) each. They are computed in the same batches as those of a file."""
+        """rows: (info.width,) each. They are computed in the same batches as those of a file."""
 
         def blocks() -> Iterator[Block]:
             first = 0
             while batch := list(islice(rows, search.batch_size)):
-                yield Block(first, np.stack(batch))
+                yield Block(first, restore(np.stack(batch)))
                 first += len(batch)
 
         with track("decoding", total) as advance:
             yield from decode_blocks(checkpoint, blocks(), search, seed, advance=advance)
 
-    def _stream(self, vectors: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
-        """The single rows of vectors and blocks, float32 (dim,), checked as they come."""
+    def _stream(self, vectors: Iterable[ArrayLike], integers: bool) -> Iterator[np.ndarray]:
+        """The single rows of vectors and blocks, float32 (info.width,), checked as they come. integers: whether they may be integers."""
         count = 0
         for item in vectors:
-            rows = self._array(item, count).astype(np.float32, copy=False)
+            rows = self._array(item, count)
+            if rows.dtype != np.float32 and not integers:
+                raise RequestError("vectors: 8-bit integers are read from all rows, but an iterator gives them one by one; pass an array")
+            rows = rows.astype(np.float32, copy=False)
             if rows.shape[1] != self.info.width:
                 raise wrong_width(self.info, rows.shape[1], f"vectors: row {count}" if count else "vectors")
             yield from rows
@@ -178,20 +187,23 @@ class V2T:
 
         train_texts: adds the baseline of copying the nearest of them. vectors, settings: as for `decode`.
         """
-        texts = _listed(texts)
-        search = fit(self._checkpoint, resolve_search(_settings(settings, seed, samples)))
-        checkpoint, rows = (self._checkpoint, self.embed(texts)) if vectors is None else self._restored(vectors, search)
-        if len(rows) != len(texts):
-            raise RequestError(f"{len(rows)} vectors for {len(texts)} texts; row i must belong to text i")
+        texts, wanted = _listed(texts), resolve_search(_settings(settings, seed, samples))
+        array = self.embed(texts) if vectors is None else self._array(vectors)
+        if len(array) != len(texts):
+            raise RequestError(f"{len(array)} vectors for {len(texts)} texts; row i must belong to text i")
+        if vectors is None:
+            wanted = wanted.model_copy(update={"form": "float"})
+        search, checkpoint, restore = self._prepared(array, wanted)
+        rows = restore(array)
         # First, because it may refuse the training texts, and decoding takes long.
         nearest = nearest_texts(checkpoint, _listed(train_texts), texts, rows) if train_texts is not None and texts else None
         return replace(evaluate_texts(checkpoint, texts, rows, search, samples, seed), nearest=nearest)
 
-    def _restored(self, vectors: Any, search: FittedSearch) -> tuple[Checkpoint, Vectors]:
-        """The vectors in the space that the checkpoint was trained on, (rows, info.dim), and the checkpoint for their form."""
-        array = self._array(vectors)
-        checkpoint, restore = read_form(self._checkpoint, array, form_of(array, self.info, "vectors", search.form))
-        return checkpoint, restore(array)
+    def _prepared(self, array: np.ndarray, wanted: Search, track: Track = silent) -> tuple[FittedSearch, Checkpoint, Restore]:
+        """The search, the checkpoint for the form of the vectors, (rows, info.width), and how to restore these."""
+        form = form_of(array, self.info, "vectors", wanted.form)  # first, because embedding the lexicon takes long
+        search = fit(self._checkpoint, wanted, track=track)
+        return search, *read_form(self._checkpoint, array, form)
 
     def _array(self, vectors: Any, first: int = 0) -> np.ndarray:
         """Finite float32, or 8-bit integers, (rows, width). first: the number of the first row, for errors."""

@@ -304,5 +304,5 @@ def checkpoints_of(named: list[str] | None, settings: Config) -> list[Path]:
 
 def encoder_of(option: str | None, sets: list[str] | None, settings: Config) -> str | None:
     """The encoder that the user typed. The one in a configuration file is for training: a checkpoint knows its own."""
-    typed = any(item.partition("=")[0].strip() == "encoder.model" for item in sets or [])
-    return option or (settings.encoder.model if typed else None)
+    typed = any(item.partition("=")[0].strip() in ("encoder", "encoder.model") for item in sets or [])
+    return option or (settings.encoder.model if typed and "model" in settings.encoder.model_fields_set else None)

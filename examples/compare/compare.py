@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from v2t_cli.core.config import load_config
+from v2t_cli.io.texts import fingerprint, read_lines
 
 HERE = Path(__file__).parent
 # Name of the row, configuration, settings of the training, settings of the decoding.
@@ -47,11 +48,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows, from 0")
     arguments = parser.parse_args()
     print("| | loss | exact match | BLEU | chrF | cosine | ms a vector |\n|---|---|---|---|---|---|---|")
+    texts = fingerprint(read_lines(arguments.train)).sha256[:8]  # so that other texts make another training
     rows = {"peers": PEERS, "adapters": ADAPTERS}[arguments.rows]
     for number in range(len(rows)) if arguments.only is None else arguments.only:
         name, config, training, decoding = rows[number]
         adapter = load_config(HERE / f"{config}.yaml", training).adapter
-        trained = [f"{adapter.kind}-{adapter.tokens}-{arguments.minutes:g}min", *arguments.set]
+        trained = [f"{adapter.kind}-{adapter.tokens}-{arguments.minutes:g}min", texts, *arguments.set]
         folder = Path("runs/compare") / "-".join(trained).replace("=", "-")
         common = ["--config", str(HERE / f"{config}.yaml"), *sets([f"output={folder}", f"data.texts={arguments.train}"])]
         if not finished(folder):

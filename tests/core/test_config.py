@@ -97,6 +97,22 @@ def test_bad_files_are_refused(tmp_path, text, message):
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["2", "2024", "007", "0.10", "1:30", "1_000", "1.5"])
+def test_names_may_look_like_numbers(tmp_path, name):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"output: {name}\ndata: {{column: {name}, texts: {name}}}")
+    for config in (load_config(path), load_config(None, [f"output={name}", f"data.column={name}", f"data.texts=[{name}]"])):
+        assert (config.output, config.data.column, config.data.texts) == (name, name, [name])
+
+
+def test_numbers_are_numbers_however_they_are_written():
+    train = load_config(None, ["train.epochs=.5", "train.batch_size=1_0", "train.learning_rate=1.10"]).train
+    assert (train.epochs, train.batch_size, train.learning_rate) == (0.5, 10, 1.1)
+    for item in ("output=true", "train.batch_size=1.5", "decode.batch_size=8.0", "train.epochs=.nan"):
+        with pytest.raises(RequestError, match=item.partition("=")[0]):
+            load_config(None, [item])
+
+
 def test_bad_set_items_are_refused():
     with pytest.raises(RequestError, match="expected section.key=value"):
         load_config(None, ["train.epochs"])

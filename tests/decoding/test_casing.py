@@ -7,7 +7,7 @@ from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.candidates import Candidate, Row, rerank
-from v2t_cli.decoding.casing import _variants, ignores_blanks, ignores_case, recase, without_blanks
+from v2t_cli.decoding.casing import _variants, blindness, recase, without_blanks
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.models.encoder import Encoder
@@ -27,11 +27,11 @@ class SeesCase(Encoder):
         return 0
 
 
-def test_which_encoders_ignore_case(encoder):
-    assert ignores_case(encoder), "the tiny LaBSE writes its texts in lower case first"
-    assert not ignores_case(SeesCase(encoder.identity))
-    assert ignores_blanks(encoder), "BERT's tokenizer splits marks off"
-    assert not ignores_blanks(SeesCase(encoder.identity))
+def test_what_encoders_do_not_see(encoder, monkeypatch):
+    assert blindness(encoder) == (True, True), "the tiny LaBSE writes its texts in lower case first, and BERT's tokenizer splits marks off"
+    assert blindness(SeesCase(encoder.identity)) == (False, False)
+    monkeypatch.setattr(encoder, "encode", None)
+    assert blindness(encoder).to_case, "asked once"
 
 
 def test_blanks_before_marks_go_if_the_encoder_does_not_see_them(opened):

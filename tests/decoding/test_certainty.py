@@ -31,3 +31,11 @@ def test_what_nothing_lacks_is_not_taken_for_sure(explored):
 def test_a_text_that_arrived_is_sure():
     assert sure_words(Candidate("Да, да!", -3.0, 1.0), [], 0.9999) == [("Да", ARRIVED), ("да", ARRIVED)]
     assert sure_words(Candidate("?!", -3.0, 0.5), [], 0.9999) == []
+
+
+def test_letters_that_grow_in_lower_case():
+    """ "İ" becomes two characters, of which the second is no letter."""
+    best = Candidate("İzmir uzak.", -5.0, 0.97)
+    explored = [(0.97, best.text), (0.9, "Ankara uzak."), (0.5, "uzak")]
+    plain = [(cosine, text.replace("İ", "I")) for cosine, text in explored]
+    assert probabilities(explored, best)["İzmir"] == probabilities(plain, Candidate("Izmir uzak.", -5.0, 0.97))["Izmir"]

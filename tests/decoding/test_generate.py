@@ -123,12 +123,12 @@ def test_texts_that_have_ended_leave_the_batch():
 def test_draws_follow_the_distribution():
     torch.manual_seed(0)
     table = torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(4, 4)
-    drawn = _search(Table(table, 4000), 4000, 1, _draw(settings(strategy="sample", top_p=1.0, temperature=2.0)), 0, 1)
+    drawn = _search(Table(table, 4000), 4000, 1, _draw(settings(strategy="sample", top_p=1.0, temperature=2.0), None), 0, 1)
     share = np.bincount([beam[0][0][0] for beam in drawn], minlength=4) / 4000
     np.testing.assert_allclose(share, (table[0] / 2).softmax(dim=0), atol=0.03)
-    few = _search(Table(table, 200), 200, 1, _draw(settings(strategy="sample", top_p=1.0, top_k=2)), 0, 1)
+    few = _search(Table(table, 200), 200, 1, _draw(settings(strategy="sample", top_p=1.0, top_k=2), None), 0, 1)
     assert {beam[0][0][0] for beam in few} == {2, 3}
-    few = _search(Table(table, 200), 200, 1, _draw(settings(strategy="sample", top_p=0.6)), 0, 1)
+    few = _search(Table(table, 200), 200, 1, _draw(settings(strategy="sample", top_p=0.6), None), 0, 1)
     assert {beam[0][0][0] for beam in few} == {3}
 
 

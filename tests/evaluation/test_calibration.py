@@ -9,9 +9,12 @@ from tiny import SENTENCES, without_hashes
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.errors import RequestError
+from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation import calibration as module
 from v2t_cli.evaluation.calibration import Calibration, Level, calibrate, is_right
+from v2t_cli.io.vectors import Block
+from v2t_cli.models.forms import divided, read_form
 
 
 def probability(calibration, cosine):
@@ -81,6 +84,13 @@ def test_rounding_of_the_encoder_makes_no_levels():
     assert calibration.level(1 - 2e-7) == 1 and calibration.level(0.99) == 0
 
 
+def test_texts_that_the_search_takes_are_on_one_level():
+    """Rows that a store rounded reach no 1."""
+    calibration = Calibration([(1.0, True)] * 30 + [(0.99995, True)] * 30 + [(0.9, False)], top=0.9999)
+    assert calibration.levels == [Level(0.9, 1, 0), Level(0.9999, 60, 60)]
+    assert calibration.level(0.99992) == calibration.level(1.0) == 1 and calibration.level(0.9998) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [
@@ -114,6 +124,29 @@ def test_what_it_learned_is_mostly_right(opened, search, monkeypatch):
     calibration = calibrate(opened, search)
     assert calibration.texts == 40 and calibration.right >= 20
     assert probability(calibration, 1.0) > 0.8 and probability(calibration, 0.0) < 0.5
+
+
+def test_rounded_rows_are_as_sure_as_whole_ones(opened, search, monkeypatch):
+    monkeypatch.setattr(type(opened), "held_out", lambda self: SENTENCES)
+    whole = opened.encoder.encode(SENTENCES)
+    rounded = np.round(whole / np.abs(whole).max() * 127).astype(np.float32)
+    calibration = calibrate(opened, search)
+    rows = [[row.best.nearness for row in decode(opened, [Block(0, rows)], search)] for rows in (whole, rounded)]
+    sure, of_rounded = (sum(probability(calibration, cosine) > 0.9 for cosine in it) for it in rows)
+    assert sure > 50 and of_rounded >= 0.9 * sure
+
+
+def test_texts_that_taught_to_read_bits_measure_nothing(opened, search, monkeypatch):
+    monkeypatch.setattr(type(opened), "held_out", lambda self: SENTENCES)
+    learned, measured = divided(SENTENCES)
+    formed, _ = read_form(replace(opened, fits={}), np.sign(opened.encoder.encode(SENTENCES)), "bits")
+    embedded: list[str] = []
+    monkeypatch.setattr(module, "embed_all", lambda encoder, texts, processes: embedded.extend(texts) or encoder.encode(texts))
+    assert calibrate(formed, search).texts == len(measured) == 25 and embedded == measured
+    assert not set(embedded) & set(learned)
+    monkeypatch.setattr(type(opened), "held_out", lambda self: SENTENCES[:10])
+    with pytest.raises(RequestError, match="holds too few held-out texts, so nothing tells"):
+        calibrate(formed, search)
 
 
 def test_without_held_out_texts(opened, search, checkpoint, tmp_path):

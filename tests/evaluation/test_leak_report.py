@@ -204,6 +204,7 @@ def test_redact_masks_the_page_and_not_the_rows(v2t, decode, leaky, tmp_path):
     page = page_at(tmp_path / "leak.html")
     check_page(page)
     assert "Иван" not in page and "[name 1]" in text_of(page) and str(leaky.parent) not in page and "v.npy" not in page
+    assert "digest" not in page and "digest" in (v2t(*decode("--report", "open.html")) and page_at(tmp_path / "open.html"))
     result = v2t(*decode("--redact"))
     assert result.exit_code == 2 and "--redact needs --report" in result.stderr
 

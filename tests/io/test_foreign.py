@@ -11,10 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from tiny import load_vectors
 
 from v2t_cli.core.errors import RequestError
 from v2t_cli.io.foreign import SNIFFED, refuse_foreign
-from v2t_cli.io.vectors import load_vectors
 
 ROWS = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
 

@@ -6,11 +6,11 @@ import threading
 
 import numpy as np
 import pytest
-from tiny import DIM
+from tiny import DIM, load_vectors
 
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.io.npy import write_header
-from v2t_cli.io.vectors import VectorReader, grid, load_vectors, map_vectors, open_vectors, write_vectors
+from v2t_cli.io.vectors import VectorReader, grid, map_vectors, open_vectors, write_vectors
 
 
 def saved(path, array, **arguments):

@@ -87,18 +87,31 @@ def test_a_saved_map_is_the_same(tmp_path, bend):
     foreign, own = pairs(400, bend=bend, foreign=12)
     alignment = fit_alignment(foreign, own).alignment
     alignment.save(tmp_path / "alignment.safetensors")
-    again = Alignment.load(tmp_path / "alignment.safetensors", 12)
+    again = Alignment.load(tmp_path / "alignment.safetensors", 12, own.shape[1])
     np.testing.assert_array_equal(alignment(foreign), again(foreign))
 
 
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "alignment.safetensors"
     with pytest.raises(RequestError, match="alignment.safetensors: missing"):
-        Alignment.load(path, 12)
+        Alignment.load(path, 20, 12)
     path.write_bytes(b"nonsense")
     with pytest.raises(RequestError, match="alignment.safetensors: damaged"):
-        Alignment.load(path, 12)
+        Alignment.load(path, 20, 12)
     foreign, own = pairs(100)
     fit_alignment(foreign, own).alignment.save(path)
-    with pytest.raises(RequestError, match="do not fit together"):
-        Alignment.load(path, 13)
+    for foreign_dim, dim in ((20, 13), (21, 12)):
+        with pytest.raises(RequestError, match="do not fit together"):
+            Alignment.load(path, foreign_dim, dim)
+
+
+def test_zeros_stay_zeros_and_parts_are_as_the_whole(monkeypatch):
+    """A row of zeros has no text; decoding says so."""
+    foreign, own = pairs(300, bend=lambda given: np.sign(given) * given**2)
+    alignment = fit_alignment(foreign, own).alignment
+    foreign[7] = 0
+    whole = alignment(foreign)
+    assert not whole[7].any() and whole[6].any()
+    monkeypatch.setattr("v2t_cli.models.alignment.ROWS", 64)
+    np.testing.assert_allclose(alignment(foreign), whole, atol=1e-6)
+    assert alignment(foreign[:0]).shape == (0, own.shape[1])

@@ -60,7 +60,7 @@ def test_texts_are_streamed(encoder, monkeypatch):
 
 
 def test_progress_is_told_by_the_batch(labse, encoder):
-    """A chunk of 4,096 texts takes a large model minutes."""
+    """A chunk of 1,024 texts takes a large model minutes."""
     small, done = open_encoder(EncoderConfig(model=str(labse), batch_size=8), "cpu"), []
     embedded = np.concatenate(list(embed(small, SENTENCES[:30], done.append)))
     assert done == [8, 8, 8, 6]

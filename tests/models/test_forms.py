@@ -11,7 +11,8 @@ from v2t_cli.core.config import Config
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.models.checkpoint import open_checkpoint
-from v2t_cli.models.forms import form_of, read_form
+from v2t_cli.models.forms import divided, form_of, read_form
+from v2t_cli.models.lexicon import Lexicon
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,38 @@ def test_few_integers_are_scaled_and_many_matched(opened, vectors, caplog):
     _, restore = read_form(opened, ranged(vectors)[:5], "int8")
     assert "5 rows are too few" in caplog.text
     np.testing.assert_allclose(np.linalg.norm(restore(np.eye(3, DIM)), axis=1), opened.inverter.adapter.training_length, rtol=1e-5)
+
+
+def test_a_form_is_learned_once(opened, vectors, monkeypatch):
+    counting = Counting(opened.encoder)
+    checkpoint = replace(opened, encoder=counting, fits={})
+    packed = np.packbits(vectors > 0, axis=1)
+    _, of_packed = read_form(checkpoint, packed, "bits")
+    embedded, lexicon = len(counting.texts), checkpoint.lexicon
+    assert embedded == len(divided(opened.held_out())[0])
+    monkeypatch.setattr(Lexicon, "read", lambda path: pytest.fail("the lexicon was read again"))
+    again, of_signs = read_form(checkpoint, np.sign(vectors), "bits")
+    assert len(counting.texts) == embedded and again.lexicon is lexicon
+    np.testing.assert_array_equal(of_packed(packed), of_signs(np.sign(vectors)))
+    for width in (10, 12):
+        _, restore = read_form(checkpoint, vectors[:, :width], "cut")
+        assert restore(vectors[:, :width]).shape == vectors.shape
+
+
+def test_most_held_out_texts_are_learned_from_and_the_others_measured_with():
+    for count, measured in ((2000, 200), (400, 100), (14, 4), (13, 0), (10, 0), (0, 0)):
+        learned, others = divided(list(map(str, range(count))))
+        assert len(others) == measured and len(learned) == count - measured and not set(learned) & set(others)
+
+
+def test_a_few_rows_tell_floating_point_numbers(opened, vectors, monkeypatch):
+    """Sorting the numbers of all rows takes a tenth of a second."""
+    sorted_numbers = []
+    unique = np.unique
+    monkeypatch.setattr(np, "unique", lambda array: sorted_numbers.append(array.size) or unique(array))
+    stored = np.tile(vectors, (50, 1))
+    assert form_of(stored, opened.info, "store") == "float" and max(sorted_numbers) == 100 * DIM
+    assert form_of(scaled(stored), opened.info, "store") == "int8"
 
 
 def test_the_encoder_still_says_which_texts_it_cuts(opened, vectors):

@@ -69,10 +69,16 @@ def test_of_several_checkpoints_the_one_with_this_width(checkpoint, other_width,
 
 
 def test_eval_takes_them_too(checkpoint, vectors, tmp_path):
-    np.save(tmp_path / "bits.npy", np.packbits(vectors[:20] > 0, axis=1))
-    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:20]) + "\n", encoding="utf-8")
+    held_out = (checkpoint / "held_out.txt").read_text(encoding="utf-8")
+    others = [number for number, text in enumerate(SENTENCES) if text not in held_out][:20]
+    np.save(tmp_path / "bits.npy", np.packbits(vectors[others] > 0, axis=1))
+    (tmp_path / "texts.txt").write_text("".join(f"{SENTENCES[number]}\n" for number in others), encoding="utf-8")
     options = ("--vectors", tmp_path / "bits.npy", "--texts", tmp_path / "texts.txt", "--json", "--device", "cpu", "--form", "bits")
-    assert '"n": 20' in run("eval", "--checkpoint", checkpoint, *options).stdout
+    result = run("eval", "--checkpoint", checkpoint, *options)
+    assert '"n": 20' in result.stdout and "taught" not in result.stderr
+    (tmp_path / "texts.txt").write_text("".join((held_out + "Нет.\n" * 20).splitlines(keepends=True)[:20]), encoding="utf-8")
+    warned = run("eval", "--checkpoint", checkpoint, *options).stderr
+    assert "some of these texts taught how to read form bits, so the scores are too high: use texts of your own" in warned
 
 
 def test_training_refuses_integers(vectors, tmp_path):

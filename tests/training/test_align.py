@@ -1,12 +1,15 @@
 """Aligning: few texts with foreign vectors, and a checkpoint that then decodes such vectors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from tiny import DIM, SENTENCES, assert_same_weights, tiny_config
 
 from v2t_cli import V2T, RequestError
+from v2t_cli.models.metadata import read_info
+from v2t_cli.training.state import has_state
 from v2t_cli.training.train import train
 
 
@@ -52,6 +55,25 @@ def test_it_embeds_no_texts(aligned):
         V2T(folder / "out", device="cpu").embed(SENTENCES[:2])
     with pytest.raises(RequestError, match="vectors of 16 dimensions, but the checkpoint reads 24"):
         V2T(folder / "out", device="cpu").decode(np.zeros((1, DIM)))
+
+
+def test_a_training_is_replaced_as_a_whole_and_only_by_overwrite(aligned, checkpoint, tmp_path):
+    folder, _ = aligned
+    output = shutil.copytree(checkpoint, tmp_path / "out")
+    config = configured(folder, checkpoint).model_copy(update={"output": str(output)})
+    for more, message in (
+        ({"resume": True}, "out: holds a training, which an alignment does not continue; --overwrite replaces it"),
+        ({}, "--overwrite"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            train(config, **more)
+    assert_same_weights(checkpoint, output, rtol=0, atol=0)
+    assert not read_info(output).alignment and has_state(output)
+    assert (output / "log.jsonl").exists() and (output / "loss.png").exists()
+    train(config, overwrite=True)
+    assert read_info(output).alignment and not has_state(output)
+    assert not (output / "log.jsonl").exists() and not (output / "loss.png").exists()
+    assert "loss.png" not in (output / "README.md").read_text(encoding="utf-8")
 
 
 def test_wrong_requests(aligned, checkpoint, tmp_path):

@@ -70,11 +70,7 @@ def test_all_kinds_of_changes_occur(examples, opened, encoder):
     text = "Мама ищет ключи."
     found = Counter(make.change(text, rng) for _ in range(600))
     assert abs(sum(KINDS.values()) - 1) < 1e-9
-    assert {"мама ищет ключи.", "Мама ищет.", "Ищет мама ключи.", "Мама ищет ключи", text} & found.keys() >= {
-        "мама ищет ключи.",
-        "Мама ищет.",
-        "Ищет мама ключи.",
-    }
+    assert found.keys() >= {"мама ищет ключи.", "Мама ищет.", "Ищет мама ключи.", text}
     assert any(len(it.split()) > 3 for it in found) and any("газету" in it for it in found)
 
 

@@ -182,6 +182,20 @@ def test_learning_rate_rises_then_falls(tmp_path, texts_file, labse, monkeypatch
     assert all(rate[1] == pytest.approx(10 * rate[0]) for rate in rates)
 
 
+def test_no_step_exceeds_the_peak_rate():
+    assert Schedule(total_steps=3, max_minutes=None, warmup=0.01).factor(0.0) == 1.0
+    assert Schedule(total_steps=100, max_minutes=None, warmup=0.1).factor(0.0) == pytest.approx(0.05)
+
+
+def test_the_speed_is_that_of_training_alone(tmp_path, texts_file, labse):
+    steps = []
+    config = tiny_config(texts_file, labse, tmp_path / "out", "train.epochs=10", "train.eval_steps=5", "train.save_steps=10")
+    train(config, callbacks=Callbacks(step=steps.append))
+    tokens = prepare(config, Callbacks(), resume=False).data.examples.lengths.sum()
+    seconds = np.diff([0, *(60 * it.minutes for it in steps)])
+    assert sum(it.tokens_per_second * took for it, took in zip(steps, seconds)) == pytest.approx(10 * tokens)
+
+
 @pytest.mark.parametrize("kind", ["zero_pad", "linear", "mlp"])
 def test_pretrained_decoders_and_every_adapter(tmp_path, texts_file, labse, decoder, kind):
     from v2t_cli.core.config import load_config
@@ -312,7 +326,13 @@ class TestOutputFolder:
         config = self.begin(tmp_path, texts_file, labse)
         train(config, resume=True)
         before = weights(tmp_path / "out")
-        assert train(config, resume=True).finished and "already finished" in caplog.text
+        log, saved = ((tmp_path / "out" / name) for name in ("log.jsonl", "v2t.json"))
+        logged, at = log.read_bytes(), saved.stat().st_mtime_ns
+        again = train(config, resume=True)
+        assert again.finished and again.scores == read_info(tmp_path / "out").held_out and "already finished" in caplog.text
+        assert log.read_bytes() == logged and saved.stat().st_mtime_ns == at, "nothing was measured or saved again"
+        (tmp_path / "out" / "model.safetensors").unlink()
+        assert train(config, resume=True).finished, "mended from the state"
         assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "out").items())
         longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2})})
         train(longer, resume=True)

@@ -26,8 +26,8 @@ NEEDS_NAMING = {"encoder.trust_remote_code": True, "decoder.trust_remote_code": 
 
 
 class Section(BaseModel):
-    # Frozen, so that the settings stay what the file and the model card say.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Frozen, so that the settings stay what the file and the model card say. A name may look like a number to YAML.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -100,7 +100,7 @@ class DataConfig(Section):
     @field_validator("texts", mode="before")
     @classmethod
     def one_file_is_a_list_too(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, (str, int, float)) else value
 
     @model_validator(mode="after")
     def min_is_not_above_max(self) -> DataConfig:
@@ -270,6 +270,15 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' is set twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """As it is written where Python would write it otherwise: 007 and 0.10 may be names, and as a number pydantic reads them too."""
+        number = self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+        return number if str(number) == node.value else node.value
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def _parse(text: str, where: str) -> Any:

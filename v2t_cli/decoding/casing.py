@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -24,24 +25,29 @@ _NO_BLANK = re.compile(r"(?<=[.,!?;:…])(?=[^\W\d_])")  # between a mark and a 
 SAME = 0.99999  # cosine, at least, of two texts that an encoder cannot tell apart
 
 
-def ignores_case(encoder: Encoder) -> bool:
-    """Whether the encoder gives the same vector to a text in lower case, as all-MiniLM-L6-v2 and other uncased models do."""
-    return _looks_the_same(encoder, PROBE.lower())
+class Blind(NamedTuple):
+    """What an encoder does not see: case, as all-MiniLM-L6-v2 and other uncased models; and, of these, which see no blanks around marks
+    either, as all with BERT's tokenizer."""
+
+    to_case: bool
+    to_blanks: bool
 
 
-def ignores_blanks(encoder: Encoder) -> bool:
-    """Whether the encoder gives the same vector whether or not blanks stand around marks, as all models with BERT's tokenizer do."""
-    return _looks_the_same(encoder, _MARK.sub(r" \1 ", PROBE)) and _looks_the_same(encoder, without_blanks(PROBE))
+_known: WeakKeyDictionary[Encoder, Blind] = WeakKeyDictionary()
+
+
+def blindness(encoder: Encoder) -> Blind:
+    """Found out once for each encoder: it embeds a sentence written in several ways."""
+    if encoder not in _known:
+        as_written, *others = encoder.encode([PROBE, PROBE.lower(), _MARK.sub(r" \1 ", PROBE), without_blanks(PROBE)])
+        case, spaced, tight = (bool(row_cosine(as_written[None], other[None])[0] >= SAME) for other in others)
+        _known[encoder] = Blind(case, case and spaced and tight)
+    return _known[encoder]
 
 
 def without_blanks(text: str) -> str:
     """Without those around marks: what such an encoder sees of a text."""
     return _MARK.sub(r"\1", text)
-
-
-def _looks_the_same(encoder: Encoder, other: str) -> bool:
-    as_written, changed = encoder.encode([PROBE, other])
-    return bool(row_cosine(as_written[None], changed[None])[0] >= SAME)
 
 
 def recase(

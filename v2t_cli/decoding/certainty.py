@@ -31,7 +31,7 @@ def sure_words(best: Candidate, explored: list[tuple[float, str]], until_cosine:
     for cosine, text in explored:
         if not left:
             break
-        for word in left - set(WORD.findall(text.lower())):
+        for word in left - {word.lower() for word in WORD.findall(text)}:  # "İ" in lower case is two characters
             nearest_without[word] = cosine
             left.discard(word)
     out = []

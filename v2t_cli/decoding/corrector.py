@@ -23,7 +23,7 @@ from torch import Tensor
 
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
-from v2t_cli.decoding.casing import ignores_blanks, ignores_case, recase, without_blanks
+from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
@@ -92,14 +92,15 @@ class Corrector:
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
         self.tokens = TokenEditor(inverter, tokenizer)
-        self.ignores_case, self.ignores_blanks = ignores_case(encoder), ignores_blanks(encoder)
+        self.blind = blindness(encoder)
         self._nearly_there = search.until_cosine - encoder.draft_error
 
     def correct(self, rows: list[Row], vectors: np.ndarray) -> None:
         """Add better texts to the re-embedded candidates of each row, rank them again, and say how sure the words are.
 
         vectors: float32 (len(rows), dim). A row is finished when a candidate reaches search.until_cosine, when there is
-        nothing left to edit, or after search.rounds rounds or search.encoder_calls texts.
+        nothing left to edit, or after search.rounds rounds or search.encoder_calls texts. Beside these, the few drafts that may
+        win are embedded again.
         """
         targets = torch.from_numpy(vectors).to(self.inverter.device)
         state = self._begin(unit_rows(vectors), rows)
@@ -116,19 +117,19 @@ class Corrector:
     def _begin(self, unit: np.ndarray, rows: list[Row]) -> list[_Search]:
         out = []
         for target, row in zip(unit, rows):
-            borrowed = frozenset(word.lower() for it in row.candidates for word in Parsed(it.text).words)
-            known = [place for place in map(self.words.place, borrowed) if place is not None]
+            borrowed = {word.lower() for it in row.candidates for word in Parsed(it.text).words}
+            places = sorted(place for place in map(self.words.place, borrowed) if place is not None)
             candidates = sorted(row.candidates, key=self.ranking.by_cosine)
             explored = [(it.nearness, it.text) for it in candidates]
-            wanted = Wanted(target, borrowed, np.array(known, dtype=np.int64))
+            wanted = Wanted(target, np.array(places, dtype=np.int64))
             out.append(_Search(candidates, wanted, explored, self._key, {self._key(it.text) for it in candidates}))
         return out
 
     def _key(self, text: str) -> str:
         """What the encoder sees of a text: texts that are equal in this need not be embedded twice."""
-        if not self.ignores_case:
+        if not self.blind.to_case:
             return text
-        return without_blanks(text.lower()) if self.ignores_blanks else text.lower()
+        return without_blanks(text.lower()) if self.blind.to_blanks else text.lower()
 
     def _choose(self, number: int, row: _Search) -> list[_Task]:
         """The most promising texts of a vector that is not finished."""
@@ -223,11 +224,8 @@ class Corrector:
         return (it for it in of_tokens if len(self.words.lexicon.unknown(apply(task.text.text, it))) <= unknown)
 
     def _embed(self, groups: list[list[str]]) -> list[np.ndarray]:
-        """The vectors of each group of texts, of length 1, (texts, dim). All groups are embedded together, in order of length."""
-        texts = list(chain.from_iterable(groups))
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        vectors = np.empty((len(texts), self.encoder.identity.dim), dtype=np.float32)
-        vectors[order] = unit_rows(embed_unique(self.encoder.draft, [texts[i] for i in order]))
+        """The vectors of each group of texts, of length 1, (texts, dim). All groups are embedded together."""
+        vectors = unit_rows(embed_unique(self.encoder.draft, list(chain.from_iterable(groups))))
         return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
 
     def _confirm(self, drafts: list[tuple[_Search, Candidate]]) -> None:
@@ -264,10 +262,10 @@ class Corrector:
             rows[number].candidates.append(replace(it, logprob=logprob))
         for number in set(owners):
             self.ranking.sort(rows[number].candidates)
-        if self.ignores_case and (edited := sorted(set(owners))):
+        if self.blind.to_case and (edited := sorted(set(owners))):
             best = [rows[number].best for number in edited]
             texts, lexicon = [it.text for it in best], self.words.lexicon
-            recased = recase(texts, targets[edited], self.inverter, self.tokenizer, lexicon, self.ignores_blanks)
+            recased = recase(texts, targets[edited], self.inverter, self.tokenizer, lexicon, self.blind.to_blanks)
             for number, it, text, logprob in zip(edited, best, *recased):
                 if not math.isfinite(logprob):  # the text no longer fits the decoder
                     continue

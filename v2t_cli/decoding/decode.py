@@ -46,7 +46,7 @@ def to_scale(checkpoint: Checkpoint, vectors: np.ndarray, tell: bool = True) -> 
         return vectors
     if tell:
         log.warning(
-            f"{odd.sum():,} of the first {len(vectors):,} vectors have length {np.median(lengths[odd]):.3g}, "
+            f"{odd.sum():,} of {len(vectors):,} vectors read together have length {np.median(lengths[odd]):.3g}, "
             f"the training's had {usual:.3g}; they are brought to that length"
         )
     return (vectors * np.where(odd, usual / np.where(odd, lengths, 1), 1)[:, None]).astype(np.float32)
@@ -96,11 +96,11 @@ def decode(
         if warn and not count and len(vectors):
             _warn_if_foreign(checkpoint, vectors)
         zeros += int((~vectors.any(axis=1)).sum())
-        if search.strategy == "sample":  # anew for each block, because another process or run may come to it
-            torch.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
+        generator = torch.Generator(checkpoint.inverter.device)  # anew for each block, because another process or run may come to it
+        generator.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0]))
 
-        def run(part: slice, vectors: np.ndarray = vectors) -> list[Row]:
-            rows = _decode_batch(checkpoint, corrector, vectors[part], search)
+        def run(part: slice, vectors: np.ndarray = vectors, generator: torch.Generator = generator) -> list[Row]:
+            rows = _decode_batch(checkpoint, corrector, vectors[part], search, generator)
             advance(len(rows))
             return rows
 
@@ -119,9 +119,11 @@ def decode(
         log.debug(f"{encoder_calls / count:,.0f} texts re-embedded per vector")
 
 
-def _decode_batch(checkpoint: Checkpoint, corrector: Corrector | None, vectors: np.ndarray, search: FittedSearch) -> list[Row]:
+def _decode_batch(
+    checkpoint: Checkpoint, corrector: Corrector | None, vectors: np.ndarray, search: FittedSearch, generator: torch.Generator
+) -> list[Row]:
     """For each vector its row, with all candidates. The rows are numbered from 0."""
-    rows = [Row(index, candidates) for index, candidates in enumerate(_candidates(checkpoint, vectors, search))]
+    rows = [Row(index, candidates) for index, candidates in enumerate(_candidates(checkpoint, vectors, search, generator))]
     if checkpoint.encoder is not None and search.rerank:
         rerank(rows, vectors, checkpoint.encoder, Ranking(search.logprob_weight, search.until_cosine, checkpoint.lexicon))
         if corrector is not None:
@@ -129,12 +131,12 @@ def _decode_batch(checkpoint: Checkpoint, corrector: Corrector | None, vectors: 
     return rows
 
 
-def _candidates(checkpoint: Checkpoint, vectors: np.ndarray, search: FittedSearch) -> list[list[Candidate]]:
+def _candidates(checkpoint: Checkpoint, vectors: np.ndarray, search: FittedSearch, generator: torch.Generator) -> list[list[Candidate]]:
     """All distinct candidates of each vector, the most probable first."""
     inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
     target = to_device(torch.from_numpy(vectors), inverter.device)
     out = []
-    for written in generate(inverter, tokenizer, target, search):
+    for written in generate(inverter, tokenizer, target, search, generator):
         best: dict[str, Candidate] = {}  # different tokens may make the same text
         for text, _, logprob in sorted(written, key=lambda it: -it.logprob):
             best.setdefault(text, Candidate(text, logprob))

@@ -14,6 +14,7 @@ from v2t_cli.models.lexicon import WORD, inner_words, text_end
 _MARK = re.compile(r"[^\w\s]")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”»)]*(?=\s)|\Z)")
 REACH = 4  # places by which a word moves, at most: a text that is twice as long shall have twice as many edits
+SPREAD = 3  # places from one insertion to the next, at first
 LONGEST_BLOCK = 4  # words that move together, at most
 
 
@@ -96,7 +97,8 @@ class Parsed:
         return edit(Span(start, start, f"{new} "))
 
     def insertions(self, new: str) -> list[Edit]:
-        return [self.insertion(place, new) for place in range(len(self) + 1)]
+        """At every place; the first ones are spread over the text, for it matters more which word comes than where."""
+        return [self.insertion(place, new) for start in range(SPREAD) for place in range(start, len(self) + 1, SPREAD)]
 
     def _deletion(self, number: int) -> Span:
         start, stop = self.spans[number]

@@ -31,17 +31,19 @@ _Choose = Callable[[Tensor], Tensor]  # logits (rows, vocabulary) -> the tokens 
 
 
 @torch.inference_mode()
-def generate(inverter: Inverter, tokenizer: Any, vectors: Tensor, search: FittedSearch) -> list[list[Written]]:
+def generate(
+    inverter: Inverter, tokenizer: Any, vectors: Tensor, search: FittedSearch, generator: torch.Generator | None = None
+) -> list[list[Written]]:
     """For each vector at most search.beams texts, the most probable first; sampled texts come in any order.
 
-    vectors: (batch, dim) float32 on the inverter's device.
+    vectors: (batch, dim) float32 on the inverter's device. generator: of sampling, on this device too; None: torch's own.
     """
     prefix = inverter.prefix(vectors)
     draws = search.beams if search.strategy == "sample" else 1
     if draws > 1:
         prefix = prefix.repeat_interleave(draws, dim=0)
     width = search.beams // draws
-    choose = _draw(search) if search.strategy == "sample" else _most_probable(width)
+    choose = _draw(search, generator) if search.strategy == "sample" else _most_probable(width)
     beams = _search(Reader(inverter, prefix), len(prefix), width, choose, tokenizer.eos_token_id, search.max_new_tokens)
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
     rows = [[Written(to_row(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
@@ -54,13 +56,13 @@ def _most_probable(count: int) -> _Choose:
     return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices
 
 
-def _draw(search: FittedSearch) -> _Choose:
+def _draw(search: FittedSearch, generator: torch.Generator | None) -> _Choose:
     warpers: Any = LogitsProcessorList([TemperatureLogitsWarper(search.temperature)])
     if search.top_k:
         warpers.append(TopKLogitsWarper(search.top_k))
     if search.top_p < 1:
         warpers.append(TopPLogitsWarper(search.top_p))
-    return lambda logits: warpers(None, logits.clone()).softmax(dim=-1).multinomial(1)
+    return lambda logits: warpers(None, logits.clone()).softmax(dim=-1).multinomial(1, generator=generator)
 
 
 def _logprobs(logits: Tensor, chosen: Tensor) -> Tensor:

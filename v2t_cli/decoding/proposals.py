@@ -54,11 +54,10 @@ class Effort(NamedTuple):
 class Wanted(NamedTuple):
     """What the words of a text should add up to.
 
-    target: (dim,), of length 1; borrowed: words of the decoder's candidates, in lower case; places: those in the lexicon, int64.
+    target: (dim,), of length 1; places: in the lexicon, of the words of the decoder's candidates, int64.
     """
 
     target: np.ndarray
-    borrowed: frozenset[str]
     places: np.ndarray
 
 
@@ -92,17 +91,16 @@ class Gradients(NamedTuple):
 def rewordings(
     text: Parsed, own: np.ndarray, wanted: Wanted, shortlist: np.ndarray, words: Words, effort: Effort, gradients: Gradients | None = None
 ) -> Iterator[Edit]:
-    """Edits with words of the lexicon: forms of the text's words, insertions, then replacements, the most promising first.
+    """Edits with words of the lexicon: forms of the text's words, insertions and replacements, each the most promising first.
 
     own: (dim,), of length 1, of the text; shortlist: places in the lexicon; gradients: if the encoder has some.
     """
     places = words.near(text.words, np.union1d(shortlist, wanted.places))
     if not len(places):
-        return
+        return iter(())
     vectors, count = words.vectors[places], max(1, len(text))
     cosine = float(own @ wanted.target)
-    borrowed = np.array([words.lexicon.words[place].lower() in wanted.borrowed for place in places])
-    nats = words.log_counts[places] + BORROWED * borrowed
+    nats = words.log_counts[places] + BORROWED * np.isin(places, wanted.places)
     ours = [words.place(word) for word in text.words]
     without = np.repeat(own[None], len(ours), axis=0)
     for number, place in enumerate(ours):
@@ -115,17 +113,26 @@ def rewordings(
         expected += expected.std(axis=1, keepdims=True) * promised
     else:
         expected += prior(cosine) * nats
-    for number, word in enumerate(text.words):
-        forms = np.flatnonzero(np.isin(places, words.forms(word)))
-        best = [place for place in places[forms[np.argsort(-expected[number, forms])]] if place != ours[number]]
-        yield from (text.replacement(number, words.lexicon.words[place]) for place in best[: effort.few])
+    forms = _forms(text, expected, places, ours, words, effort)
     added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + prior(cosine) * nats
-    for place in places[np.argsort(-added)[: effort.few]]:
-        yield from text.insertions(words.lexicon.words[place])
-    for flat in np.argsort(-expected, axis=None)[: 2 * effort.edits]:
-        number, which = divmod(int(flat), len(places))
-        if places[which] != ours[number]:
-            yield text.replacement(number, words.lexicon.words[places[which]])
+    insertions = (it for place in places[np.argsort(-added)[: effort.few]] for it in text.insertions(words.lexicon.words[place]))
+    best = (divmod(int(flat), len(places)) for flat in np.argsort(-expected, axis=None)[: 2 * effort.edits])
+    replacements = (text.replacement(number, words.lexicon.words[places[it]]) for number, it in best if places[it] != ours[number])
+    # In turns: a long text has more forms, and more places for a new word, than there are edits to try.
+    return (it for turn in zip_longest(forms, insertions, replacements) for it in turn if it is not None)
+
+
+def _forms(text: Parsed, expected: np.ndarray, places: np.ndarray, ours: list[int | None], words: Words, effort: Effort) -> Iterator[Edit]:
+    """The best other forms of each word, the most promising first.
+
+    expected: (words of the text, len(places)), the cosine that each replacement may reach; ours: the places of the text's words.
+    """
+    best: list[tuple[float, int, int]] = []
+    for number, word in enumerate(text.words):
+        forms = np.flatnonzero(np.isin(places, words.forms(word)) & (places != ours[number]))
+        forms = forms[np.argsort(-expected[number, forms])][: effort.few]
+        best += ((-expected[number, it], number, places[it]) for it in forms)
+    return (text.replacement(number, words.lexicon.words[place]) for _, number, place in sorted(best))
 
 
 def _cosines(bases: np.ndarray, vectors: np.ndarray, part: float, target: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from v2t_cli.evaluation.metrics import Interval, wilson_interval
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import embed_all
+from v2t_cli.models.forms import FormedEncoder, divided
 
 TEXTS = 200  # that are decoded, at most
 DIGITS = 5  # of a cosine; what differs by less is how the encoder rounds
@@ -52,9 +53,13 @@ class Level:
 class Calibration:
     """Levels in ascending order of cosines and probabilities. texts, right: of all levels together."""
 
-    def __init__(self, outcomes: Iterable[tuple[float, bool]]):
-        """outcomes: of held-out texts, the cosine and whether the decoded text is right. Raises ValueError without any."""
-        levels = [Level(round(cosine, DIGITS), 1, right) for cosine, right in sorted(outcomes)]
+    def __init__(self, outcomes: Iterable[tuple[float, bool]], top: float = 1.0):
+        """outcomes: of held-out texts, the cosine and whether the decoded text is right. Raises ValueError without any.
+
+        top: the cosine from which the search takes any text. Higher ones count as this one: rows that a store rounded cannot reach them.
+        """
+        self._top = top
+        levels = [Level(self._rounded(cosine), 1, right) for cosine, right in sorted(outcomes)]
         if not levels:
             raise ValueError("no outcomes to calibrate with")
         # First equal cosines, then the isotonic regression; the extra miss weighs more in small levels and may upset their order again.
@@ -66,7 +71,7 @@ class Calibration:
 
     def level(self, cosine: float) -> int:
         """The number of the level that a cosine reaches; -1 below all of them."""
-        return bisect_right(self._ends, round(cosine, DIGITS)) - 1
+        return bisect_right(self._ends, self._rounded(cosine)) - 1
 
     def probability(self, level: int) -> float:
         """That a text of this level is right. 0 below all levels, where nothing was measured."""
@@ -75,6 +80,9 @@ class Calibration:
     def interval(self, level: int) -> Interval:
         """95 % interval of the probability. Below all levels it ends where that of the lowest one does."""
         return self.levels[level].interval if level >= 0 else (0.0, self.levels[0].interval[1])
+
+    def _rounded(self, cosine: float) -> float:
+        return round(min(cosine, self._top), DIGITS)
 
 
 def _pooled(levels: list[Level], share: Callable[[Level], float]) -> list[Level]:
@@ -98,12 +106,15 @@ def calibrate(
 ) -> Calibration:
     """Decode held-out texts with this search, which re-ranks by the checkpoint's encoder. Several processes divide the texts.
 
-    seed: chooses the texts, and is that of sampling. Raises RequestError if the checkpoint keeps no held-out texts.
+    seed: chooses the texts, and is that of sampling. Raises RequestError if the checkpoint keeps no held-out texts, or too few for the
+    form of its vectors.
     """
     assert checkpoint.encoder is not None and search.rerank  # otherwise there is no cosine
-    texts = checkpoint.held_out()
+    texts, few = checkpoint.held_out(), "no"
+    if texts and isinstance(checkpoint.encoder, FormedEncoder):
+        texts, few = divided(texts)[1], "too few"
     if not texts:
-        raise RequestError(f"{checkpoint.folder}: holds no held-out texts, so nothing tells how sure a decoded text is")
+        raise RequestError(f"{checkpoint.folder}: holds {few} held-out texts, so nothing tells how sure a decoded text is")
     texts = [texts[i] for i in np.sort(np.random.default_rng(seed).permutation(len(texts))[:TEXTS])]
     vectors = embed_all(checkpoint.encoder, texts, processes)
     # The same everywhere: GPUs with unequal memory would cut unequal blocks.
@@ -113,4 +124,4 @@ def calibrate(
         given = (Block(it.start, vectors[it.start : it.stop]) for it in blocks)
         for row in decode(checkpoint, given, search, seed, processes, warn=False, advance=advance):
             outcomes.append((row.best.nearness, is_right(row.best.text, texts[row.index])))
-    return Calibration(processes.gather(outcomes))
+    return Calibration(processes.gather(outcomes), search.until_cosine)

@@ -3,13 +3,14 @@
 The rules are the same for English and Russian. They find most entities, not all. A rule does not see what an earlier one found.
 
 - **Addresses** are e-mail and web addresses: `anna@example.org`, `https://example.org/a`, `www.example.org`, `example.com`.
-- **Phone numbers** have 7 to 15 digits: after a plus, in groups (`415-555-0134`, `+7 916 123-45-67`, `(415) 555 0134`), or 10 or 11
+- **Phone numbers** have 7 to 15 digits: after a plus, in groups (`415-555-0134`, `+7 916 123-45-67`, `(415)555-0134`), or 10 or 11
   digits in one piece. `1 200 500` is a number, `1939-1945` are two.
-- **Dates** are `2017-03-01`, `12.05.2019`, `3/15/2019`; a day with a month, or a month with a year or alone (`March 8th`,
-  `8th of March`, `8 марта 2019`, `в марте`); a day of the week (`Friday`, `в среду`). `May`, `March` and `Марта` alone count only
-  where they cannot be another word. A year alone is a number; `tomorrow` is none of these.
-- **Numbers** are words with a digit, with their currency, per cent sign or ending: `5`, `1,200.50`, `1 200`, `$18.76`, `5:30`, `10th`,
-  `14-го`, `5B`. Number words (`five`) do not count. A house number is a number, not a part of the street's name.
+- **Dates** are `2017-03-01`, `2017/03/01`, `12.05.2019`, `3/15/2019`, `12-05-2019`; a day with a month, or a month with a year or
+  alone (`March 8th`, `8th of March`, `8 марта 2019`, `в марте`); a day of the week (`Friday`, `в среду`). `May`, `March` and `Марта`
+  alone count only where they cannot be another word. A year alone is a number; `tomorrow` is none of these.
+- **Numbers** are words with a digit, with their currency, per cent sign or ending: `5`, `1,200.50`, `1 200`, `$18.76`, `5 €`, `5:30`,
+  `10th`, `14-го`, `5B`. A minus sign is left out, since it may be a dash. Number words (`five`) do not count. A house number is a
+  number, not a part of the street's name.
 - **Names** are words with a capital letter that the lexicon hardly knows in lower case, of people, places, companies, titles and
   others (`American`). The lexicon has each word in its most frequent spelling.
   - Inside a sentence, a word with a capital is a name unless the lexicon spells it in lower case and it is among the COMMON most
@@ -37,6 +38,7 @@ KINDS = ("names", "numbers", "dates", "phone numbers", "addresses")
 COMMON = 500
 STEM = 4, 0.6  # letters at least, and the part of the letters, that words with the same stem share at their beginning
 NEVER = {"i", "вы", "вас", "вам", "вами", "ваш", "ваша", "ваше", "ваши"}  # pronouns, written with a capital
+NEVER |= {"вашего", "вашей", "вашему", "вашу", "вашим", "вашем", "ваших", "вашими"}
 NEVER |= {"mr", "mrs", "ms", "dr", "prof", "ok", "tv", "am", "pm", "id"}
 
 _DAY, _YEAR = r"\d{1,2}(?:st|nd|rd|th|-?го|-?е)?", r"(?:19|20)\d\d\b"
@@ -47,7 +49,7 @@ _FULL_MONTH = (
 _MONTH = rf"(?:{_FULL_MONTH}|(?:jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\b\.?)"
 _MONTH_ALONE = (
     rf"(?:(?!may\b|march\b|марта?\b|ма[йяюе]){_FULL_MONTH}"
-    r"|(?-i:(?<=[\w,] )March\b|(?<=(?:in|of|by) )May\b|(?<=(?:next|last|this) )May\b|марта?\b|ма(?:[йяюе]|ем)\b))"
+    r"|(?-i:(?<=[\w,] )March\b|(?<=(?:[Ii]n|[Oo]f|[Bb]y) )May\b|(?<=(?:[Nn]ext|[Ll]ast|[Tt]his) )May\b|марта?\b|ма(?:[йяюе]|ем)\b))"
 )
 _WEEKDAY = (
     r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|(?:понедельник|вторник|четверг)(?:[ауеи]|ом|ам|ах)?"
@@ -56,14 +58,14 @@ _WEEKDAY = (
 _RULES = (
     (
         "addresses",
-        r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s<>\"»]*[\w/]"
-        r"|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|ru|io|gov|edu)\b",
+        r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?i:https?://|www\.)[^\s<>\"»]*[\w/]"
+        r"|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?i:com|org|net|ru|io|gov|edu)\b",
     ),
-    ("dates", r"\b\d{4}-\d{1,2}-\d{1,2}\b|\b\d{1,2}([./])\d{1,2}\1(?:\d{4}|\d\d)\b"),
+    ("dates", rf"\b\d{{4}}([-/])\d{{1,2}}\1\d{{1,2}}\b|\b\d{{1,2}}([./])\d{{1,2}}\2(?:\d{{4}}|\d\d)\b|\b\d{{1,2}}-\d{{1,2}}-{_YEAR}"),
     (
         "phone numbers",
         rf"(?<![\w.,])(?:\+\d[\d\s().-]{{5,20}}\d|(?!{_YEAR}-{_YEAR}|\d{{1,3}}(?:\s\d{{3}})+\b(?![\s-]\d))"
-        r"\(?\d{1,5}\)?(?:[\s.-]{1,2}\(?\d{2,5}\)?){1,5}|\d{10,11})(?![\w-]|[.,]\d)",
+        r"\(?\d{1,5}\)?(?:(?:[\s.-]{1,2}|(?<=\))|(?=\())\(?\d{2,5}\)?){1,5}|\d{10,11})(?![\w-]|[.,]\d)",
     ),
     (
         "dates",
@@ -73,7 +75,7 @@ _RULES = (
     (
         "numbers",
         r"(?:[$€£₽]\s?|(?<!\w))(?:\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\w)(?:[.,]\d+)?"
-        r"|\w*\d\w*(?:[.,:/]\d+\w*)*(?:-(?:й|я|е|го|му|ти|х|м|ми)\b)?)%?",
+        r"|\w*\d\w*(?:[.,:/]\d+\w*)*(?:-(?:й|я|е|го|му|ти|х|м|ми)\b)?)(?:%|\s?[$€£₽](?!\d))?",
     ),
 )
 _PATTERNS = [(kind, re.compile(pattern)) for kind, pattern in _RULES]

@@ -57,7 +57,7 @@ def report_facts(
     """What the evaluation depends on, by name.
 
     vectors: (texts, dim), as they were decoded; folder and info: of the checkpoint; max_new_tokens: the longest text it may write;
-    redacted: without paths, and without the hash of the texts, against which guesses can be checked.
+    redacted: without paths, and without hashes, against which guesses of the texts can be checked.
     """
     texts = hashlib.sha256("".join(f"{pair.source}\n" for pair in evaluation.pairs).encode()).hexdigest()
     array = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
@@ -68,7 +68,7 @@ def report_facts(
         "search": search_fact(evaluation.quality, evaluation.strategy, max_new_tokens),
         "effort": f"{evaluation.milliseconds:,.0f} ms and {evaluation.encoder_calls:,.0f} re-embedded texts per vector",
         "texts": f"{scores.n:,}{cut}" + ("" if redacted else f", SHA-256 {texts[:16]}…"),
-        "vectors": f"SHA-256 {array[:16]}…",
+        **({} if redacted else {"vectors": f"SHA-256 {array[:16]}…"}),
         "BLEU, chrF, F1": f"{scores.bleu:.1f}, {scores.chrf:.1f}, {scores.token_f1:.3f}",
         "versions": versions_fact(),
     }

@@ -31,13 +31,14 @@ def leak_facts(
 ) -> dict[str, str]:
     """What the page depends on, by name.
 
-    vectors: what the user calls them; digest: a hash of their values; folder and info: of the checkpoint; redacted: without paths.
+    vectors: what the user calls them; digest: a hash of their values; folder and info: of the checkpoint; redacted: without paths, and
+    without the digest, against which guesses of the texts can be checked.
     """
     measured = leak.calibration
     return {
         **checkpoint_facts(folder, info, redacted),
         "search": search_fact(search.quality, strategy_of(search), search.max_new_tokens),
         "confidence": f"measured on {measured.texts:,} held-out texts, of which {measured.right:,} came back word for word",
-        "vectors": ("" if redacted else f"{vectors}: ") + f"{leak.rows:,} rows, digest {digest[:16]}…",
+        "vectors": f"{leak.rows:,} rows" if redacted else f"{vectors}: {leak.rows:,} rows, digest {digest[:16]}…",
         "versions": versions_fact(),
     }

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from v2t_cli import __version__
-from v2t_cli.core.one_line import to_line
+from v2t_cli.core.one_line import in_order, to_line, to_row
 from v2t_cli.decoding.candidates import SureWord
 from v2t_cli.evaluation.evaluate import SURE_BANDS
 from v2t_cli.evaluation.metrics import Interval
@@ -65,12 +65,12 @@ def versions_fact() -> str:
 
 def marked(it: DecodedText) -> list[tuple[str, str]]:
     """The decoded text in parts, each with the class that shows how sure it is, or none."""
-    text, parts, end = to_line(it.text), [], 0
+    text, parts, end = to_row(it.text), [], 0  # its words are those of `words`; without marks of direction two may become one
     for match, sure in zip(WORD.finditer(text), it.words or []):
         how = "sure" if sure.probability >= SURE else "unsure" if sure.probability < UNSURE else ""
         parts += [(text[end : match.start()], ""), (match.group(), how)]
         end = match.end()
-    return [*parts, (text[end:], "")]
+    return [(in_order(part), how) for part, how in [*parts, (text[end:], "")]]
 
 
 def percent(fraction: float) -> str:

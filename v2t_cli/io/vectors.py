@@ -209,12 +209,6 @@ def _header(stream: BinaryIO, name: str) -> Header:
         raise RequestError(f"{name}: not a .npy file of vectors: {one_line(error)}") from None
 
 
-def load_vectors(path: str) -> np.ndarray:
-    """All rows of a file: float32 (rows, dim). Raises RequestError as `open_vectors` does, and for values that are not finite."""
-    with open_vectors(path) as reader:
-        return reader.read()
-
-
 def map_vectors(path: str | Path) -> np.ndarray:
     """All rows of a .npy, (rows, dim), mapped from disk as they are stored. Raises RequestError for any other file."""
     with open(path, "rb") as stream:

@@ -26,6 +26,7 @@ SHARPNESS = (0.5, 1.0, 2.0)  # of the kernel exp(sharpness * (cosine - 1))
 COMPARED = 1000  # pairs that choose among the maps
 LANDMARKS = 4096  # pairs whose vectors a kernel keeps; more pairs than these still improve its weights
 FEWEST = 10  # pairs
+ROWS = 1024  # mapped at once: a kernel takes a float32 for each landmark and row
 GAIN = 0.005  # cosine by which a kernel must be better than a matrix
 
 
@@ -49,11 +50,17 @@ class Alignment:
         return len(self.centre)
 
     def __call__(self, foreign: np.ndarray) -> np.ndarray:
-        """float32 (rows, foreign dim) -> float32 (rows, dim), all of the same length."""
+        """float32 (rows, foreign dim) -> float32 (rows, dim), all of the same length; zeros stay zeros."""
+        parts = [self._mapped(foreign[start : start + ROWS]) for start in range(0, max(1, len(foreign)), ROWS)]
+        return np.concatenate(parts)
+
+    def _mapped(self, foreign: np.ndarray) -> np.ndarray:
         features = unit_rows(foreign) - self.centre
         if self.landmarks is not None and self.sharpness is not None:
             features = np.exp(self.sharpness * (unit_rows(features) @ self.landmarks.T - 1))
-        return (self.length * unit_rows(features @ self.weights + self.offset)).astype(np.float32)
+        mapped = (self.length * unit_rows(features @ self.weights + self.offset)).astype(np.float32)
+        mapped[~foreign.any(axis=1)] = 0
+        return mapped
 
     def save(self, path: Path) -> None:
         parts = {"centre": self.centre, "weights": self.weights, "offset": self.offset, "length": np.array(self.length)}
@@ -62,14 +69,14 @@ class Alignment:
         save_file({name: np.ascontiguousarray(part, dtype=np.float32) for name, part in parts.items()}, path)
 
     @classmethod
-    def load(cls, path: Path, dim: int) -> Alignment:
-        """dim: of the vectors that it should make. Raises RequestError, naming the file, if it is damaged."""
+    def load(cls, path: Path, foreign: int, dim: int) -> Alignment:
+        """foreign, dim: of the vectors that it should read and make. Raises RequestError, naming the file, if it is damaged."""
         try:
             parts = load_file(path)
             sharpness = parts["sharpness"].item() if "sharpness" in parts else None
             found = cls(parts["centre"], parts["weights"], parts["offset"], parts["length"].item(), parts.get("landmarks"), sharpness)
             rows = found.dim if found.landmarks is None else len(found.landmarks)
-            shapes = found.weights.shape == (rows, dim) and found.offset.shape == (dim,) and found.centre.shape == (found.dim,)
+            shapes = found.weights.shape == (rows, dim) and found.offset.shape == (dim,) and found.centre.shape == (foreign,)
             kept = found.landmarks is None or found.landmarks.shape == (rows, found.dim)
             if not (shapes and kept) or not all(np.isfinite(part).all() for part in parts.values()):
                 raise ValueError("its numbers do not fit together")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -27,7 +27,7 @@ from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import move_in, set_mode, settle
 from v2t_cli.io.texts import read_lines
 from v2t_cli.models.adapters import ADAPTERS, Adapter
-from v2t_cli.models.alignment import ALIGNMENT, Alignment
+from v2t_cli.models.alignment import ALIGNMENT, Alignment, Fitted
 from v2t_cli.models.encoder import Encoder, checkpoint_encoder, embed_all
 from v2t_cli.models.hub import CODE_REFUSED, asks_for_code, checkpoint_folder
 from v2t_cli.models.inverter import Inverter
@@ -57,7 +57,8 @@ class Checkpoint:
     """A trained inverter with everything that decoding needs.
 
     alignment: if it decodes the vectors of another encoder than it was trained on. encoder: the one that it was trained on, opened and
-    checked; None if the checkpoint has none, it cannot be opened, or it was not asked for.
+    checked; None if the checkpoint has none, it cannot be opened, or it was not asked for. fits: how vectors of a form and a width are
+    restored, as forms.py learned it; replace() makes a checkpoint that shares them.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Checkpoint:
     alignment: Alignment | None = None
     encoder: Encoder | None = None
     words: Words | None = None
+    fits: dict[tuple[str, int], Fitted] = field(default_factory=dict, repr=False)
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -94,12 +96,6 @@ class Checkpoint:
         """The texts that were held out from training, at most 2,000 of them. Raises RequestError if the file is damaged."""
         check_files(self.folder, self.info, HELD_OUT)
         return list(read_lines(str(self.folder / HELD_OUT)))
-
-    @cached_property
-    def held_out_vectors(self) -> np.ndarray:
-        """Of these texts by the encoder: float32 (texts, info.dim)."""
-        assert self.encoder is not None  # whoever needs vectors has one
-        return embed_all(self.encoder, self.held_out())
 
 
 def save_checkpoint(
@@ -226,7 +222,7 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
     if inverter.n_positions is not None and inverter.n_positions < 1:
         raise RequestError(f"{folder / INFO}: adapter.tokens is {info.adapter.tokens}, which leaves the decoder no room for a text")
-    alignment = Alignment.load(folder / ALIGNMENT, info.dim) if info.alignment else None
+    alignment = Alignment.load(folder / ALIGNMENT, info.alignment.dim, info.dim) if info.alignment else None
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info, alignment)
 
 

@@ -1,7 +1,8 @@
 """Forms in which stores keep vectors: as they are, padded with zeros, as 8-bit integers, as sign bits, or cut to their first numbers.
 
-Bits and cut vectors lost something for good. How the rest of a vector follows from what was kept is learned from the checkpoint's
-held-out texts, and candidates are compared in the same form: so the right text still reaches a cosine of 1.
+Bits and cut vectors lost something for good. How the rest of a vector follows from what was kept is learned from most of the
+checkpoint's held-out texts, and candidates are compared in the same form: so the right text still reaches a cosine of 1. Vectors of these
+texts are restored too well to measure anything with.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from v2t_cli.core.console import log
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.core.types import Form
-from v2t_cli.models.alignment import Alignment, fit_alignment
+from v2t_cli.models.alignment import FEWEST, Alignment, fit_alignment
 from v2t_cli.models.checkpoint import Checkpoint
-from v2t_cli.models.encoder import Encoder
+from v2t_cli.models.encoder import Encoder, embed_all
 from v2t_cli.models.metadata import CheckpointInfo
 
 LEARNED = ("bits", "cut")  # the forms whose reading needs the encoder
 SAMPLED = 10_000  # rows that tell the form and the statistics of a store
 FEW = 100  # rows that are too few for statistics
+MEASURED = 200  # held-out texts that are enough to measure with; all others are learned from
+INTEGERS = 511  # distinct values that 8-bit integers may have, in all stores: -255 to 255
 SPREAD = 200  # of the 255 steps of an 8-bit integer, that a dimension uses where each has a range of its own
 
 Restore = Callable[[np.ndarray], np.ndarray]  # stored (rows, width) -> float32 (rows, dim)
@@ -77,6 +80,8 @@ def wrong_width(info: CheckpointInfo, width: int, name: str, more: str = "") -> 
 
 def _by_values(some: np.ndarray) -> str:
     """The form of vectors of the right width. Integers may come as floating-point numbers."""
+    if len(np.unique(some[:FEW])) > INTEGERS:  # sorting the numbers of all rows takes long
+        return "float"
     values = np.unique(some).astype(np.float64)
     low, high = values[0], values[-1]
     if len(values) == 2 and high > 0 and low in (0, -high):
@@ -97,6 +102,13 @@ def _is_packed(array: np.ndarray, width: int) -> bool:
 def sample(array: np.ndarray) -> np.ndarray:
     """At most SAMPLED rows, spread over all."""
     return np.asarray(array[:: max(1, -(-len(array) // SAMPLED))])
+
+
+def divided(texts: list[str]) -> tuple[list[str], list[str]]:
+    """Held-out texts that reading bits and cut vectors is learned from, and others to measure with: none if there are too few."""
+    every = max(4, len(texts) // MEASURED)
+    learned = [text for number, text in enumerate(texts) if number % every]
+    return (learned, texts[::every]) if len(learned) >= FEWEST else (texts, [])
 
 
 def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Checkpoint, Restore]:
@@ -121,11 +133,15 @@ def read_form(checkpoint: Checkpoint, array: np.ndarray, form: str) -> tuple[Che
         read, keep = _bits(array, width), _signs
     else:
         read, keep = unit_rows, lambda rows: unit_rows(rows[:, :kept])
-    whole = checkpoint.held_out_vectors
-    fitted = fit_alignment(keep(whole), whole)
+    known = (form, width if form == "bits" else kept)  # whether bits are packed changes nothing
+    if known not in checkpoint.fits:
+        whole = embed_all(checkpoint.encoder, divided(checkpoint.held_out())[0])
+        checkpoint.fits[known] = fit_alignment(keep(whole), whole)
+    fitted = checkpoint.fits[known]
     what = "sign bits" if form == "bits" else f"the first {kept} of {width} numbers"
     log.info(f"the vectors are {what}; the rest is estimated: cosine {fitted.cosine:.2f} with whole vectors, measured on held-out texts")
     formed = replace(checkpoint, encoder=FormedEncoder(checkpoint.encoder, keep, fitted.alignment))
+    formed.lexicon = checkpoint.lexicon  # reading it again would take longer than decoding a few rows
     return formed, lambda rows: fitted.alignment(read(rows))
 
 

@@ -64,7 +64,8 @@ def decode_file(
         resumable = is_resumable(vectors, output, processes, resume, overwrite)
         if report and resumable and form != "jsonl":
             raise RequestError(f"--report reads the rows back from {output}, which needs --format jsonl")
-        page = stack.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
+        # Fails now, on all processes, if it cannot be written.
+        page = processes.on_all(lambda: stack.enter_context(replacing(report)) if report and processes.is_main else None)
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
         checkpoint, info, stored = choose_checkpoint(checkpoints, reader.array, reader.name, config.decode.form)
         if report and info.alignment:

@@ -26,7 +26,7 @@ from v2t_cli.io.texts import read_lines
 from v2t_cli.io.vectors import open_vectors
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint
 from v2t_cli.models.encoder import embed_all
-from v2t_cli.models.forms import read_form
+from v2t_cli.models.forms import LEARNED, divided, read_form
 from v2t_cli.models.metadata import HELD_OUT, read_info
 from v2t_cli.models.origin import choose_checkpoint
 
@@ -49,7 +49,7 @@ def evaluate_files(
     show: called with the scores, on the main process, before the report is made. texts: one per line; None: those that the
     training held out. vectors: .npy or store, row i for line i; None: embedded. columns: those of a store; its texts take the place
     of `texts`. train_texts: for the baseline of copying. encoder: the one that the user named. report: the HTML page to write. noise:
-    decode again with noise, for the page; it is written before, and again at the end. redact: mask names, numbers and the like in all
+    decode again with noise, for the page; a file is written before, and again at the end. redact: mask names, numbers and the like in all
     texts that are shown.
 
     Raises RequestError for files, checkpoints, encoders and settings that do not fit together.
@@ -61,8 +61,9 @@ def evaluate_files(
         raise RequestError(f"{checkpoint}: reads the vectors of an encoder that it does not have; --vectors names those of the texts")
     with ExitStack() as stack:
         processes, device = stack.enter_context(launched(config.device))
-        first = stack.enter_context(ExitStack())
-        page = first.enter_context(replacing(report)) if report and processes.is_main else None  # fails now if it cannot be written
+        writing = stack.enter_context(ExitStack())
+        # Fails now, on all processes, if it cannot be written.
+        page = processes.on_all(lambda: writing.enter_context(replacing(report)) if report and processes.is_main else None)
         opened = open_checkpoint(checkpoint, config, device, encoder, "optional" if vectors else "required")
         search = fit(opened, wanted, config.data.cache, track)
         if vectors:
@@ -86,14 +87,16 @@ def evaluate_files(
             findings = audit(result, set(known or []) - set(lines))
             findings = redactor.findings(findings) if redactor else findings
             facts = report_facts(result, rows, opened.folder, opened.info, search.max_new_tokens, redact)
-            page.write(html_report(result, findings, facts, noise, redact).encode())
-            first.close()
-            console.log.info(f"{report}: written" + ("; what noise does is added at the end (--no-noise leaves it out)" if noise else ""))
+            if noise and (report.is_file() or not report.exists()):  # not to a pipe, whose reader would get two pages
+                page.write(html_report(result, findings, facts, noise, redact).encode())
+                writing.close()
+                console.log.info(f"{report}: written; what noise does is added at the end (--no-noise leaves it out)")
+                page = writing.enter_context(replacing(report))
             if noise:
                 findings = replace(findings, noise=decode_with_noise(opened, result.pairs, rows, search, config.seed, track))
-                with replacing(report) as again:
-                    again.write(html_report(result, findings, facts, redacted=redact).encode())
-                console.log.info(f"{report}: complete")
+            page.write(html_report(result, findings, facts, redacted=redact).encode())
+            writing.close()
+            console.log.info(f"{report}: {'complete' if noise else 'written'}")
         if broken:
             raise broken
 
@@ -107,4 +110,6 @@ def _stored(checkpoint: Checkpoint, texts: str | None, path: str, columns: Colum
         _, _, stored = choose_checkpoint([checkpoint.folder], reader.array, path, form)
         given = reader.read()  # checks the values
         opened, restore = read_form(checkpoint, reader.array, stored)
+        if stored in LEARNED and set(lines) & set(divided(checkpoint.held_out())[0]):
+            console.log.warning(f"some of these texts taught how to read form {stored}, so the scores are too high: use texts of your own")
         return opened, lines, restore(given)

@@ -16,7 +16,8 @@ from v2t_cli.models.checkpoint import open_checkpoint, save_checkpoint
 from v2t_cli.models.metadata import AlignmentInfo, is_checkpoint, read_info
 from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.training.dataset import corpus_vectors, read_corpus
-from v2t_cli.training.state import saving
+from v2t_cli.training.history import History
+from v2t_cli.training.state import drop_state, saving
 
 
 def align(config: Config, track: Track = silent) -> None:
@@ -44,6 +45,8 @@ def align(config: Config, track: Track = silent) -> None:
     info = opened.info.model_copy(update={"alignment": alignment})
     stored = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=config.decoder.trust_remote_code).dtype
     with saving(output):
+        drop_state(output)  # of a training that this replaces: it must not be resumed
+        History(output).drop()
         save_checkpoint(
             output, opened.inverter, opened.tokenizer, info, opened.held_out(), opened.lexicon, stored, alignment=fitted.alignment
         )

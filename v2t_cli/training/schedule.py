@@ -37,7 +37,7 @@ class Schedule:
         """What to multiply the peak learning rate by when this fraction of the run is done."""
         position = self.position(fraction)
         if position < self.warmup:
-            # The first step must count: half a step into the warm-up.
-            return max(position, 0.5 / self.total_steps) / self.warmup
+            # The first step must count: half a step into the warm-up, which may be shorter than that.
+            return min(1.0, max(position, 0.5 / self.total_steps) / self.warmup)
         down = (1 + math.cos(math.pi * (position - self.warmup) / (1 - self.warmup))) / 2
         return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * down

@@ -28,6 +28,8 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, callbac
         if Path(file).resolve().parent == output.resolve():
             raise RequestError(f"{file}: lies in the output folder, so the checkpoint might replace it; copy it elsewhere")
     begun = check_output(output, resume, overwrite)
+    if begun and config.adapter.align:
+        raise RequestError(f"{output}: holds a training, which an alignment does not continue; --overwrite replaces it")
     with state.locked(output):
         if config.adapter.align:
             align(config, callbacks.track)

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from v2t_cli import __version__
 from v2t_cli.core.config import Config, DecodeConfig
 from v2t_cli.core.console import log
-from v2t_cli.core.errors import V2TError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.decoding.generate import generate
 from v2t_cli.decoding.search import FittedSearch, resolve_search
 from v2t_cli.io.signature import EncoderIdentity
@@ -121,6 +121,8 @@ class Trainer:
         scores, scored_at = None, -1
         if self.fraction() >= 1:
             log.info("this run is already finished; to continue it, raise train.epochs or train.max_minutes")
+            if info := self._finished():
+                return TrainResult(self.output, True, info.held_out)
         while True:
             fraction, stopped = self._agree(self.fraction(), should_stop())
             if stopped or fraction >= 1:
@@ -140,16 +142,29 @@ class Trainer:
         self.save(scores, finished=not stopped)
         return TrainResult(self.output, not stopped, scores)
 
+    def _finished(self) -> CheckpointInfo | None:
+        """What the checkpoint of this run says, if it is whole, its last and, where that is possible, measured."""
+        with suppress(RequestError):  # none, or a damaged one, which saving the state again mends
+            info = metadata.read_info(self.output)
+            metadata.check_files(self.output, info)
+            measured = info.held_out is not None or not len(self.data.held_out)
+            if info.training.finished and info.training.steps == self._saved == self.progress.step and measured:
+                return info
+        return None
+
     def _timed_step(self, fraction: float, losses: _RunningLoss) -> None:
         """One optimizer step, its time, and every LOG_STEPS steps a report."""
         start = time.perf_counter()
         losses.add(*self._step(fraction))
         self.progress.step += 1
-        # Closing waits for the device, so it belongs to the time of training.
-        loss = losses.close(self.progress.step) if self.progress.step % LOG_STEPS == 0 else None
-        self.progress.seconds += time.perf_counter() - start
-        if loss is not None:
-            self._report(fraction, loss, losses.tokens_per_second)
+        reported = self.progress.step % LOG_STEPS == 0
+        if reported:
+            losses.check(self.progress.step)  # waits for the device, so it belongs to the time of training
+        seconds = time.perf_counter() - start
+        self.progress.seconds += seconds
+        losses.seconds += seconds
+        if reported:
+            self._report(fraction, *losses.close(self.progress.step))
 
     def _report(self, fraction: float, loss: float, tokens_per_second: float) -> None:
         minutes, rate = self.progress.seconds / 60, self._peaks["decoder"] * self._schedule.factor(fraction)
@@ -297,14 +312,13 @@ class Trainer:
 
 
 class _RunningLoss:
-    """The losses and the speed since the last report."""
+    """The losses and the speed since the last report. seconds: of training, without evaluations and saves."""
 
     def __init__(self) -> None:
-        self.tokens_per_second = 0.0
+        self.seconds = 0.0
         # Tensors from the first step on: reading them waits for the device.
         self._loss: Any = 0.0
         self._tokens: Any = 0
-        self._since = time.perf_counter()
 
     def add(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
         self._loss, self._tokens = self._loss + loss, self._tokens + tokens
@@ -316,12 +330,11 @@ class _RunningLoss:
             raise V2TError(f"the loss became {mean} before step {step}; lower train.learning_rate and start again")
         return mean
 
-    def close(self, step: int) -> float:
-        """Like `check`; then start over."""
-        mean = self.check(step)
-        self.tokens_per_second = int(self._tokens) / (time.perf_counter() - self._since)
-        self._loss, self._tokens, self._since = 0.0, 0, time.perf_counter()
-        return mean
+    def close(self, step: int) -> tuple[float, float]:
+        """The mean as of `check`, and the tokens a second; then start over."""
+        found = self.check(step), int(self._tokens) / self.seconds
+        self._loss, self._tokens, self.seconds = 0.0, 0, 0.0
+        return found
 
 
 def _in_words(length: tuple[int, float | None]) -> str:

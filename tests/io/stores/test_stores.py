@@ -14,11 +14,12 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny import load_vectors
 
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.io.stores.batch import Columns
 from v2t_cli.io.strings import Strings
-from v2t_cli.io.vectors import check_vectors, load_vectors, open_vectors
+from v2t_cli.io.vectors import check_vectors, open_vectors
 
 COUNT, DIM = 40, 16
 ROWS = np.random.default_rng(7).normal(size=(COUNT, DIM)).astype(np.float32)

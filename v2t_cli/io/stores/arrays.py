@@ -23,11 +23,10 @@ def _is_npz(path: Path, begin: bytes) -> bool:
     """By the names in the archive: other formats are zip archives too. Of a damaged one, only the first can be read."""
     if not begin.startswith(b"PK\x03\x04"):
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
+    if path.is_file():  # of a stream, there is only the beginning
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return begin[30 : 30 + int.from_bytes(begin[26:28], "little")].endswith(b".npy")
+    return begin[30 : 30 + int.from_bytes(begin[26:28], "little")].endswith(b".npy")
 
 
 @contextmanager
