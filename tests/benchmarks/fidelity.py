@@ -1,6 +1,6 @@
-"""Exact match against milliseconds per vector: the curve of the README.
+"""Exact match against milliseconds per vector: the curves of the README, one for each pair of a checkpoint and a file of texts.
 
-python -m tests.benchmarks.fidelity examples/ru-mini TEXTS curve.png
+python -m tests.benchmarks.fidelity curve.png examples/en-mini everyday.txt examples/ru-mini sentences.txt
 """
 
 from __future__ import annotations
@@ -51,31 +51,35 @@ def points(folder: str, texts: list[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """The points as a curve, with their intervals, as PNG."""
+def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The points of each curve, with their intervals, as PNG. The settings are named at the first one."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    times, shares = [it["milliseconds"] for it in found], [100 * it["exact_match"] for it in found]
-    below = [100 * (it["exact_match"] - it["interval"][0]) for it in found]
-    above = [100 * (it["interval"][1] - it["exact_match"]) for it in found]
-    axes.errorbar(times, shares, yerr=[below, above], marker="o", capsize=3, linewidth=2, color="#3b82c4")
-    for it, x, y in zip(found, times, shares):
-        axes.annotate(it["name"], (x, y), xytext=(6, -12), textcoords="offset points", fontsize=9)
-    axes.set(xscale="log", ylim=(0, 100), xlabel="milliseconds per vector", ylabel="texts that come back exactly, %")
-    axes.set_xlim(right=max(times) * 2.5)
+    for number, (label, found) in enumerate(curves.items()):
+        times, shares = [it["milliseconds"] for it in found], [100 * it["exact_match"] for it in found]
+        below = [100 * (it["exact_match"] - it["interval"][0]) for it in found]
+        above = [100 * (it["interval"][1] - it["exact_match"]) for it in found]
+        axes.errorbar(times, shares, yerr=[below, above], marker="o", capsize=3, linewidth=2, label=label)
+        for it, x, y in zip(found, times, shares):
+            if not number:
+                axes.annotate(it["name"], (x, y), xytext=(-6, 8), textcoords="offset points", fontsize=9, ha="right")
+    axes.set(xscale="log", ylim=(0, 105), xlabel="milliseconds per vector", ylabel="texts that come back exactly, %")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=160)
 
 
 if __name__ == "__main__":
     show_log()
-    folder, texts, picture = sys.argv[1:]
-    found = []
-    for point in points(folder, list(read_lines(texts))):
-        found.append(point)
-        log.info(json.dumps(point, ensure_ascii=False))
-    draw(found, Path(picture))
+    picture, *pairs = sys.argv[1:]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for folder, texts in zip(pairs[::2], pairs[1::2], strict=True):
+        label = f"{Path(folder).name}, {Path(texts).stem}"
+        for point in points(folder, list(read_lines(texts))):
+            curves.setdefault(label, []).append(point)
+            log.info(json.dumps({"curve": label} | point, ensure_ascii=False))
+    draw(curves, Path(picture))
