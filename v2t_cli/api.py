@@ -149,7 +149,7 @@ class V2T:
         seed: int,
         track: Track,
     ) -> Iterator[Row]:
-        """rows: (info.width,) each. They are computed in the same batches as those of a file."""
+        """rows: (info.width,) each, which `restore` brings to (info.dim,). They are computed in the same batches as those of a file."""
 
         def blocks() -> Iterator[Block]:
             first = 0

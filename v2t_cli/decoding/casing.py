@@ -26,8 +26,10 @@ SAME = 0.99999  # cosine, at least, of two texts that an encoder cannot tell apa
 
 
 class Blind(NamedTuple):
-    """What an encoder does not see: case, as all-MiniLM-L6-v2 and other uncased models; and, of these, which see no blanks around marks
-    either, as all with BERT's tokenizer."""
+    """What an encoder does not see. to_case: as all-MiniLM-L6-v2 and other uncased models.
+
+    to_blanks: those around marks, as all models with BERT's tokenizer; counts only where case is not seen either.
+    """
 
     to_case: bool
     to_blanks: bool
