@@ -172,8 +172,8 @@ def trained_on(checkpoint: Path, folder: Path, name: str, vectors: np.ndarray, m
         "train.max_minutes": minutes,
         "train.optimizer": "muon",
         "train.batch_size": 192,
-        "train.learning_rate": 1e-3,
-        "train.adapter_learning_rate": 2e-3,
+        "train.learning_rate": 3e-4,
+        "train.adapter_learning_rate": 6e-4,
         "train.precision": "bf16",
     }
     output = folder / name

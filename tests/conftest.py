@@ -29,6 +29,15 @@ def one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_precision():
+    """On every machine float32, also where bfloat16 is faster; tests of bfloat16 ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("encoder", "checkpoint"):
+            patch.setattr(f"v2t_cli.models.{module}.has_fast_bfloat16", lambda device: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Vectors embedded by tests, and by the fixtures of the session, stay out of the user's cache. Runs beside each other may share one."""
     with pytest.MonkeyPatch.context() as patch:

@@ -23,7 +23,7 @@ def target(labse):
 
 
 def texts(checkpoint, device, target, **settings):
-    search = resolve_search(DecodeConfig(quality="fast", max_new_tokens=24, **settings))
+    search = resolve_search(DecodeConfig(strategy="greedy", rerank=False, max_new_tokens=24, **settings))
     loaded = load_checkpoint(checkpoint, torch.device(device), search.precision)
     return [row.best.text for row in decode(loaded, [Block(0, target)], fit(loaded, search))]
 

@@ -116,8 +116,8 @@ QualityOption = Annotated[
     Quality | None,
     _option(
         "--quality",
-        help="How long to search for a better text. fast: the first guess. balanced (default): 8 guesses, the closest one "
-        "corrected. best: 32 guesses and more corrections.",
+        help="How long to search for a better text. fast: 2 guesses, of which the closer one is taken. balanced (default): "
+        "8 guesses, and the closest one is corrected. best: 32 guesses and more corrections.",
         panel=SEARCH,
     ),
 ]
@@ -202,7 +202,7 @@ LeakReportOption = Annotated[
         "--report",
         metavar="FILE.html",
         help="Also write an HTML report: how many rows were reliably read, what they hold, and what to do. "
-        "With -o FILE it needs --format jsonl. Not with --quality fast.",
+        "With -o FILE it needs --format jsonl.",
     ),
 ]
 LeakRedactOption = Annotated[

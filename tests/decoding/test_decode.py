@@ -19,7 +19,8 @@ def target(encoder):
 
 
 def search(checkpoint, **settings):
-    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "fast", "max_new_tokens": 24, **settings})))
+    plain = {} if "quality" in settings else {"strategy": "greedy", "rerank": False}
+    return fit(checkpoint, resolve_search(DecodeConfig(**{"max_new_tokens": 24, **plain, **settings})))
 
 
 def decoded(checkpoint, vectors, seed=0, **settings):

@@ -15,7 +15,7 @@ from v2t_cli.models.inverter import Inverter
 
 
 def settings(**keys):
-    return resolve_search(DecodeConfig(**{"quality": "fast", "max_new_tokens": 12, **keys}))
+    return resolve_search(DecodeConfig(**{"strategy": "greedy", "max_new_tokens": 12, **keys}))
 
 
 def by_transformers(model, vectors, **arguments):

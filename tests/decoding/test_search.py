@@ -16,9 +16,10 @@ def resolved(**settings):
     ("settings", "expected"),
     [
         ({}, ("beam", 8, True)),
-        ({"quality": "fast"}, ("greedy", 1, False)),
-        ({"quality": "fast", "candidates": 5}, ("beam", 5, False)),
-        ({"quality": "fast", "strategy": "sample"}, ("sample", 1, False)),
+        ({"quality": "fast"}, ("beam", 2, True)),
+        ({"quality": "fast", "candidates": 5}, ("beam", 5, True)),
+        ({"quality": "fast", "strategy": "sample"}, ("sample", 2, True)),
+        ({"strategy": "greedy"}, ("greedy", 1, True)),
         ({"strategy": "sample", "beams": 32}, ("sample", 32, True)),
         ({"beams": 3, "rerank": False}, ("beam", 3, False)),
         ({"candidates": 20}, ("beam", 20, True)),
@@ -35,7 +36,7 @@ def test_contradictions_are_refused():
     with pytest.raises(RequestError, match="decode.beams is 4, fewer than the 5 candidates"):
         resolved(beams=4, candidates=5)
     with pytest.raises(RequestError, match="decode.rounds is 3, but correction needs decode.rerank"):
-        resolved(quality="fast", rounds=3)
+        resolved(rerank=False, rounds=3)
 
 
 def test_a_fitted_search_keeps_what_fits(opened):

@@ -224,7 +224,7 @@ def test_an_empty_store(v2t, decode, tmp_path):
         (("--report", "v.npy"), "v.npy: is also the input"),
         (("--report", "o", "-o", "o", "--format", "jsonl"), "o: is also the output of the rows"),
         (("--report", "r.html", "-o", "o.txt"), "--report reads the rows back from o.txt, which needs --format jsonl"),
-        (("--report", "r.html", "--quality", "fast", "--set", "decode.rounds=0"), "--report needs the cosine of each row"),
+        (("--report", "r.html", "--set", "decode.rerank=false", "--set", "decode.rounds=0"), "--report needs the cosine of each row"),
     ],
 )
 def test_what_cannot_be_reported_is_refused_before_anything_is_loaded(v2t, decode, tmp_path, monkeypatch, more, words):

@@ -1,12 +1,14 @@
 """Maps between the spaces of two encoders."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.models import alignment as module
-from v2t_cli.models.alignment import Alignment, fit_alignment
+from v2t_cli.models.alignment import Alignment, fit_alignment, left_out
 
 
 def pairs(count, noise=0.0, bend=lambda given: given, dim=12, foreign=20, seed=0):
@@ -60,6 +62,21 @@ def test_what_is_left_out_is_predicted_as_if_fitted_without_it():
     assert cosine == pytest.approx(np.mean(one_by_one), abs=1e-5)
 
 
+@pytest.mark.parametrize(("count", "measured"), [(12, 0), (13, 13), (150, 150), (600, 200)])
+def test_pairs_are_mapped_by_fits_to_others(count, measured, monkeypatch):
+    monkeypatch.setattr(module, "PLENTY", 500)
+    foreign, own = pairs(count + 300, noise=0.5)
+    rows, mapped = left_out(foreign[:count], own[:count])
+    assert len(np.unique(rows)) == len(rows) == measured and mapped.shape == (measured, 12) and mapped.dtype == np.float32
+    if measured > 100:
+        fitted = fit_alignment(foreign[:count], own[:count]).alignment
+        alone, known, unknown = (
+            row_cosine(*it).mean()
+            for it in ((mapped, own[rows]), (fitted(foreign[:count]), own[:count]), (fitted(foreign[count:]), own[count:]))
+        )
+        assert alone == pytest.approx(unknown, abs=0.02) and known > alone, "as good as on pairs that it does not know"
+
+
 def test_more_pairs_than_landmarks(monkeypatch):
     monkeypatch.setattr(module, "LANDMARKS", 50)
     foreign, own = pairs(800, bend=lambda given: np.sign(given) * given**2)
@@ -86,9 +103,12 @@ def test_too_few_pairs_and_equal_vectors_are_refused():
 def test_a_saved_map_is_the_same(tmp_path, bend):
     foreign, own = pairs(400, bend=bend, foreign=12)
     alignment = fit_alignment(foreign, own).alignment
-    alignment.save(tmp_path / "alignment.safetensors")
-    again = Alignment.load(tmp_path / "alignment.safetensors", 12, own.shape[1])
-    np.testing.assert_array_equal(alignment(foreign), again(foreign))
+    for held_out in (None, own[:7].astype(np.float32)):
+        alignment.held_out = held_out
+        alignment.save(tmp_path / "alignment.safetensors")
+        again = Alignment.load(tmp_path / "alignment.safetensors", 12, own.shape[1])
+        np.testing.assert_array_equal(alignment(foreign), again(foreign))
+        assert np.array_equal(again.held_out, held_out) if held_out is not None else again.held_out is None
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -103,6 +123,10 @@ def test_a_damaged_file_is_named(tmp_path):
     for foreign_dim, dim in ((20, 13), (21, 12)):
         with pytest.raises(RequestError, match="do not fit together"):
             Alignment.load(path, foreign_dim, dim)
+    for held_out in (np.zeros((3, 13)), np.zeros(12)):
+        replace(fit_alignment(foreign, own).alignment, held_out=held_out).save(path)
+        with pytest.raises(RequestError, match="do not fit together"):
+            Alignment.load(path, 20, 12)
 
 
 def test_zeros_stay_zeros_and_parts_are_as_the_whole(monkeypatch):

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 from tiny import DIM, SENTENCES, Counting, build_decoder, build_labse, tiny_config, without_hashes
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from v2t_cli.core.config import Config, DataConfig, DecodeConfig
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.io.hashes import file_hash
 from v2t_cli.models import checkpoint as module
+from v2t_cli.models.adapters import ADAPTERS
 from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
+from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.language_model import pad, tokenize
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.training.dataset import read_corpus
@@ -420,6 +423,20 @@ class TestOpeningWithAnEncoder:
         config = Config(decode=DecodeConfig(precision="bfloat16"))
         assert open_checkpoint(checkpoint, config, "cpu", use="none").inverter.lm.dtype == torch.bfloat16
         assert open_checkpoint(checkpoint, Config(), "cpu", use="none").inverter.lm.dtype == torch.float32
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("width", [128, 256])
+def test_wide_decoders_compute_in_bfloat16_where_that_is_faster(loaded, tmp_path, monkeypatch, fast, width):
+    monkeypatch.setattr("v2t_cli.models.checkpoint.has_fast_bfloat16", lambda device: fast)
+    size = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    lm = LlamaForCausalLM(LlamaConfig(**size, vocab_size=len(loaded.tokenizer)))
+    adapter = ADAPTERS[loaded.info.adapter.kind](loaded.info.dim, width, loaded.info.adapter.tokens)
+    save_checkpoint(tmp_path, Inverter(lm, adapter), loaded.tokenizer, loaded.info, [], loaded.lexicon)
+    lm = load_checkpoint(tmp_path, CPU).inverter.lm
+    assert lm.dtype == (torch.bfloat16 if fast and width == 256 else torch.float32)
+    assert lm.model.rotary_emb.inv_freq.dtype == torch.float32, "positions keep their precision"
+    assert load_checkpoint(tmp_path, CPU, "float32").inverter.lm.dtype == torch.float32
 
 
 def test_files_of_the_checkpoint_before_go(loaded, tmp_path):

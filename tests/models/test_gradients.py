@@ -60,3 +60,13 @@ def test_words_that_the_encoder_does_not_read_have_none(labse):
 
 def test_an_encoder_that_is_no_transformer_has_none():
     assert TokenGradients.of([SimpleNamespace()], None) is None
+
+
+def test_they_are_nearly_the_same_in_bfloat16(labse, encoder, monkeypatch):
+    monkeypatch.setattr("v2t_cli.models.encoder.has_fast_bfloat16", lambda device: True)
+    rough = open_encoder(EncoderConfig(model=str(labse)), "cpu")
+    targets, spans = encoder.encode(SENTENCES[10:20]), [Parsed(text).spans for text in SENTENCES[:10]]
+    exact, found = (it.gradients.of_words(SENTENCES[:10], targets, spans) for it in (encoder, rough))
+    for one, other in zip(exact, found, strict=True):
+        assert other.dtype == np.float32 and not np.array_equal(one, other)
+        np.testing.assert_allclose(row_cosine(one, other), 1, atol=0.02)

@@ -181,4 +181,4 @@ def test_the_description_of_a_run_holds_no_text(v2t, checkpoint, tmp_path):
         v2t(*decoding(checkpoint, "--quality", "fast"))
     run = json.loads((tmp_path / ".out.txt.parts" / "run.json").read_text())
     assert run.keys() == {"size", "signature", "encoder", "sha256"}
-    assert run["size"] == 4 and run["signature"]["decode"]["beams"] == 1 and run["encoder"] is None
+    assert run["size"] == 4 and run["signature"]["decode"]["beams"] == 2 and run["encoder"]["dim"] == DIM

@@ -8,6 +8,11 @@ import pytest
 from tiny import DIM, SENTENCES, assert_same_weights, tiny_config
 
 from v2t_cli import V2T, RequestError
+from v2t_cli.core.config import Config, DecodeConfig
+from v2t_cli.core.similarity import row_cosine
+from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.evaluation.calibration import calibrate
+from v2t_cli.models.checkpoint import open_checkpoint
 from v2t_cli.models.metadata import read_info
 from v2t_cli.training.state import has_state
 from v2t_cli.training.train import train
@@ -47,6 +52,31 @@ def test_the_decoder_stays_as_it_is(aligned, checkpoint):
     info = json.loads((folder / "out" / "v2t.json").read_text(encoding="utf-8"))
     assert "alignment.safetensors" in info["files"]
     assert "24 dimensions" in (folder / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_held_out_texts_are_pairs_as_other_pairs_map_them(aligned):
+    folder, turn = aligned
+    opened = open_checkpoint(folder / "out", Config(), "cpu", use="required")
+    texts, mapped = opened.held_out(), opened.alignment.held_out
+    assert len(texts) == len(mapped) == opened.info.alignment.held_out == len(SENTENCES) and set(texts) == set(SENTENCES)
+    foreign = opened.encoder.encode(texts) @ turn
+    assert row_cosine(mapped, opened.encoder.encode(texts)).min() > 0.95 and not np.array_equal(mapped, opened.alignment(foreign))
+    assert f"`held_out.txt` beside this card holds {len(texts)} of the texts of these pairs" in (folder / "out" / "README.md").read_text()
+
+
+def test_a_report_tells_how_sure_foreign_rows_are(aligned, checkpoint, v2t, tmp_path):
+    folder, turn = aligned
+    np.save(tmp_path / "v.npy", V2T(checkpoint, device="cpu").embed(SENTENCES[:20]) @ turn)
+    options = ("--checkpoint", folder / "out", "--device", "cpu", "--quality", "fast")
+    result = v2t("decode", tmp_path / "v.npy", *options, "--report", tmp_path / "leak.html")
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 20
+    assert "20 rows" in (tmp_path / "leak.html").read_text(encoding="utf-8")
+    opened = open_checkpoint(folder / "out", Config(), "cpu", use="required")
+    calibration = calibrate(opened, fit(opened, resolve_search(DecodeConfig(quality="fast"))))
+    assert calibration.texts == len(SENTENCES) and calibration.right > 30
+    opened.alignment.held_out = None
+    with pytest.raises(RequestError, match="aligned by an older version"):
+        calibrate(opened, fit(opened, resolve_search(DecodeConfig(quality="fast"))))
 
 
 def test_it_embeds_no_texts(aligned):

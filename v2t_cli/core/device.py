@@ -43,6 +43,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(capabilities.get("amx_bf16"))
 
 
+def lower(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of a module in place, but not its buffers: the frequencies of rotary positions need their precision."""
+    for weight in module.parameters():
+        weight.data = weight.data.to(dtype)
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move a CPU tensor to the device. To a GPU the copy is asynchronous, from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

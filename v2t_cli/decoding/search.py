@@ -14,7 +14,7 @@ from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.inverter import Inverter
 
 PRESETS = {
-    "fast": {"strategy": "greedy", "beams": 1, "rerank": False, "rounds": 0, "width": 1, "edits": 25},
+    "fast": {"strategy": "beam", "beams": 2, "rerank": True, "rounds": 0, "width": 1, "edits": 25},
     "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 4, "width": 1, "edits": 25},
     "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 16, "width": 1, "edits": 100},
 }
@@ -47,12 +47,9 @@ def resolve_search(config: DecodeConfig) -> Search:
     preset = PRESETS[config.quality]
     settings: dict[str, Any] = {key: preset[key] if value is None and key in preset else value for key, value in given.items()}
     if settings["strategy"] == "greedy":
-        wanted = max(config.candidates, config.beams or 1)
-        if wanted > 1 and config.strategy == "greedy":
+        if (wanted := max(config.candidates, config.beams or 1)) > 1:
             raise RequestError(f"decode.strategy greedy gives one text per vector, not {wanted}; use beam or sample")
-        if wanted > 1:  # the preset is greedy, but several texts are asked for
-            settings["strategy"] = "beam"
-        settings["beams"] = wanted
+        settings["beams"] = 1
     if settings["beams"] < config.candidates:
         if config.beams is not None:
             raise RequestError(f"decode.beams is {config.beams}, fewer than the {config.candidates} candidates asked for")

@@ -110,13 +110,18 @@ def calibrate(
     form of its vectors.
     """
     assert checkpoint.encoder is not None and search.rerank  # otherwise there is no cosine
-    texts, few = checkpoint.held_out(), "no"
+    texts, few, known = checkpoint.held_out(), "no", None
+    if checkpoint.alignment:
+        known = checkpoint.alignment.held_out
+        if known is None or len(known) != len(texts):
+            raise RequestError(f"{checkpoint.folder}: was aligned by an older version, which kept nothing to measure with; align again")
     if texts and isinstance(checkpoint.encoder, FormedEncoder):
         texts, few = divided(texts)[1], "too few"
     if not texts:
         raise RequestError(f"{checkpoint.folder}: holds {few} held-out texts, so nothing tells how sure a decoded text is")
-    texts = [texts[i] for i in np.sort(np.random.default_rng(seed).permutation(len(texts))[:TEXTS])]
-    vectors = embed_all(checkpoint.encoder, texts, processes)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:TEXTS])
+    texts = [texts[i] for i in chosen]
+    vectors = known[chosen] if known is not None else embed_all(checkpoint.encoder, texts, processes)
     # The same everywhere: GPUs with unequal memory would cut unequal blocks.
     blocks = processes.split(grid(len(texts), processes.by_main(lambda: search.batch_size)))
     outcomes = []

@@ -26,6 +26,9 @@ SHARPNESS = (0.5, 1.0, 2.0)  # of the kernel exp(sharpness * (cosine - 1))
 COMPARED = 1000  # pairs that choose among the maps
 LANDMARKS = 4096  # pairs whose vectors a kernel keeps; more pairs than these still improve its weights
 FEWEST = 10  # pairs
+MEASURED = 200  # pairs that tell how sure a decoded text is
+FOLDS = 5
+PLENTY = 1000  # pairs of which MEASURED can all be left out at once: the others still make nearly the same map
 ROWS = 1024  # mapped at once: a kernel takes a float32 for each landmark and row
 GAIN = 0.005  # cosine by which a kernel must be better than a matrix
 
@@ -34,7 +37,8 @@ GAIN = 0.005  # cosine by which a kernel must be better than a matrix
 class Alignment:
     """centre: (foreign dim,); landmarks: (n, foreign dim), of length 1, of a kernel; weights: (foreign dim or n, dim); offset: (dim,).
 
-    All are float32. sharpness: of the kernel; None: the map is linear. length: of the vectors that it makes.
+    All are float32. sharpness: of the kernel; None: the map is linear. length: of the vectors that it makes. held_out: vectors of the
+    texts in held_out.txt as fits to other pairs map them, (texts, dim); None: there are none.
     """
 
     centre: np.ndarray
@@ -43,6 +47,7 @@ class Alignment:
     length: float
     landmarks: np.ndarray | None = None
     sharpness: float | None = None
+    held_out: np.ndarray | None = None
 
     @property
     def dim(self) -> int:
@@ -66,6 +71,8 @@ class Alignment:
         parts = {"centre": self.centre, "weights": self.weights, "offset": self.offset, "length": np.array(self.length)}
         if self.landmarks is not None and self.sharpness is not None:
             parts |= {"landmarks": self.landmarks, "sharpness": np.array(self.sharpness)}
+        if self.held_out is not None:
+            parts["held_out"] = self.held_out
         save_file({name: np.ascontiguousarray(part, dtype=np.float32) for name, part in parts.items()}, path)
 
     @classmethod
@@ -74,10 +81,12 @@ class Alignment:
         try:
             parts = load_file(path)
             sharpness = parts["sharpness"].item() if "sharpness" in parts else None
-            found = cls(parts["centre"], parts["weights"], parts["offset"], parts["length"].item(), parts.get("landmarks"), sharpness)
+            length, landmarks, held_out = parts["length"].item(), parts.get("landmarks"), parts.get("held_out")
+            found = cls(parts["centre"], parts["weights"], parts["offset"], length, landmarks, sharpness, held_out)
             rows = found.dim if found.landmarks is None else len(found.landmarks)
             shapes = found.weights.shape == (rows, dim) and found.offset.shape == (dim,) and found.centre.shape == (foreign,)
             kept = found.landmarks is None or found.landmarks.shape == (rows, found.dim)
+            kept &= held_out is None or held_out.shape == (len(held_out), dim)
             if not (shapes and kept) or not all(np.isfinite(part).all() for part in parts.values()):
                 raise ValueError("its numbers do not fit together")
         except FileNotFoundError:
@@ -132,6 +141,23 @@ def fit_alignment(foreign: np.ndarray, own: np.ndarray) -> Fitted:
         None if landmarks is None else sharpness,
     )
     return Fitted(alignment, kind, cosine)
+
+
+def left_out(foreign: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some pairs as maps make them that were fitted to others: their positions (n,) int64, and float32 (n, dim).
+
+    foreign, own: as in `fit_alignment`. Both are empty if the other pairs would be too few to fit a map to.
+    """
+    rows = np.sort(np.random.default_rng(1).permutation(len(own))[:MEASURED])
+    folds = 1 if len(own) >= PLENTY else FOLDS
+    if len(own) - -(-len(rows) // folds) < FEWEST:
+        rows = rows[:0]
+    mapped = np.empty((len(rows), own.shape[1]), dtype=np.float32)
+    for number in range(min(folds, len(rows))):
+        held = rows[number::folds]
+        others = np.delete(np.arange(len(own)), held)
+        mapped[number::folds] = fit_alignment(foreign[others], own[others]).alignment(foreign[held])
+    return rows, mapped
 
 
 def _best_map(given: np.ndarray, wanted: np.ndarray, offset: np.ndarray) -> tuple[str, float, float, float]:
@@ -196,12 +222,10 @@ def _rotation(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return left @ right * (values.sum() / np.square(given).sum())
 
 
-def _folded(
-    given: np.ndarray, wanted: np.ndarray, offset: np.ndarray, fit: Callable[[np.ndarray, np.ndarray], np.ndarray], folds: int = 5
-) -> float:
+def _folded(given: np.ndarray, wanted: np.ndarray, offset: np.ndarray, fit: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
     """The mean cosine of predictions for a fold from a fit to the others."""
-    fold, cosines = np.arange(len(given)) % folds, []
-    for number in range(folds):
+    fold, cosines = np.arange(len(given)) % FOLDS, []
+    for number in range(FOLDS):
         held = fold == number
         cosines.append(row_cosine(given[held] @ fit(given[~held], wanted[~held]) + offset, wanted[held] + offset))
     return float(np.concatenate(cosines).mean())

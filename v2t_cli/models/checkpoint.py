@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from v2t_cli.core.config import Config
 from v2t_cli.core.console import Track, log, silent
-from v2t_cli.core.device import pick_device
+from v2t_cli.core.device import has_fast_bfloat16, lower, pick_device
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import move_in, set_mode, settle
@@ -49,6 +49,7 @@ from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.models.words import Words
 
 LM = "lm."  # prefix of the decoder's weights in the inverter
+WIDE = 256  # hidden size from which bfloat16 pays on a CPU with matrix units for it
 UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 
 
@@ -188,8 +189,8 @@ def open_checkpoint(
 def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "auto", trust_remote_code: bool = False) -> Checkpoint:
     """Load a checkpoint for decoding, on `device`, in evaluation mode, without its encoder.
 
-    precision: of the decoder, the name of a torch dtype. auto: float32 on the CPU, where lower precision is slow or
-    inaccurate; elsewhere the stored type, except that CUDA uses bfloat16 (or float16, if the GPU lacks it) instead of float32.
+    precision: of the decoder, the name of a torch dtype. auto: on the CPU bfloat16 if that is faster, otherwise float32; elsewhere
+    the stored type, except that CUDA uses bfloat16 (or float16, if the GPU lacks it) instead of float32.
 
     Raises RequestError, naming the file, if something is missing, truncated or foreign, or if the decoder comes with
     untrusted code.
@@ -215,15 +216,21 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
         raise RequestError(f"{folder / 'model.safetensors'}: its weights do not match config.json")
     _check_weights(folder, lm)
     _check_tokenizer(folder, info, tokenizer, lm)
-    if precision == "auto" and device.type == "cuda" and lm.dtype == torch.float32:
-        half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        for weight in lm.parameters():  # not buffers: the frequencies of rotary positions need their precision
-            weight.data = weight.data.to(half)
+    if precision == "auto" and lm.dtype == torch.float32 and (half := _faster(device, lm)):
+        lower(lm, half)
     inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
     if inverter.n_positions is not None and inverter.n_positions < 1:
         raise RequestError(f"{folder / INFO}: adapter.tokens is {info.adapter.tokens}, which leaves the decoder no room for a text")
     alignment = Alignment.load(folder / ALIGNMENT, info.alignment.dim, info.dim) if info.alignment else None
     return Checkpoint(folder, inverter.to(device).eval(), tokenizer, info, alignment)
+
+
+def _faster(device: torch.device, lm: Any) -> torch.dtype | None:
+    """The type that the device computes faster than float32 in a decoder of this size; None if there is none."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    wide = lm.get_input_embeddings().embedding_dim >= WIDE
+    return torch.bfloat16 if wide and has_fast_bfloat16(device) else None
 
 
 def _check_index(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol
 
@@ -13,12 +15,12 @@ import numpy as np
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.console import Advance, log
-from v2t_cli.core.device import has_fast_bfloat16, pick_device
+from v2t_cli.core.device import has_fast_bfloat16, lower, pick_device
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.io.vectors import grid
-from v2t_cli.models.gradients import TokenGradients
+from v2t_cli.models.gradients import TokenGradients, in_own_precision
 from v2t_cli.models.hub import hub_arguments, not_loadable, packaged_folder
 from v2t_cli.models.metadata import CheckpointInfo
 
@@ -112,7 +114,6 @@ class SentenceTransformerEncoder(Encoder):
         self.draft_error = DRAFT_ERROR if has_fast_bfloat16(on) else 0.0
         default = self._model.prompts.get(self._model.default_prompt_name) if self._model.default_prompt_name else None
         self._prompt = config.prompt if config.prompt is not None else default
-        self.gradients = TokenGradients.of(self._model, self._prompt)
         probe = _finite(self.encode([PROBE]), name)[0]
         transformer = getattr(self._model[0], "auto_model", None)
         self.identity = EncoderIdentity(
@@ -124,19 +125,35 @@ class SentenceTransformerEncoder(Encoder):
             probe=probe.tolist(),
         )
 
+    @cached_property
+    def _rough(self) -> Any:
+        """The model for drafts and gradients: where bfloat16 is faster, a copy with such weights, which takes half as much memory again."""
+        import torch
+
+        if not self.draft_error:
+            return self._model
+        model = copy.deepcopy(self._model)
+        lower(model, torch.bfloat16)
+        return model
+
+    @cached_property
+    def gradients(self) -> TokenGradients | None:  # type: ignore[override]  # made when it is first needed
+        return TokenGradients.of(self._rough, self._prompt)
+
     def encode(self, texts: list[str]) -> np.ndarray:
+        return self._encode(self._model, texts)
+
+    def draft(self, texts: list[str]) -> np.ndarray:
+        with in_own_precision(self._rough):
+            return self._encode(self._rough, texts)
+
+    def _encode(self, model: Any, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.identity.dim), dtype=np.float32)
         settings: dict[str, Any] = {"prompt": self._prompt, "normalize_embeddings": self._normalize, "show_progress_bar": False}
         batches = list(self._batches(texts))
-        vectors = [self._model.encode([texts[i] for i in batch], batch_size=len(batch), **settings) for batch in batches]
+        vectors = [model.encode([texts[i] for i in batch], batch_size=len(batch), **settings) for batch in batches]
         return np.concatenate(vectors).astype(np.float32, copy=False)[np.argsort(np.concatenate(batches))]
-
-    def draft(self, texts: list[str]) -> np.ndarray:
-        import torch
-
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.draft_error > 0):
-            return self.encode(texts)
 
     def _batches(self, texts: list[str]) -> Iterator[list[int]]:
         """The positions of the texts in batches of similar lengths: encode itself sorts by characters, and counts only texts."""

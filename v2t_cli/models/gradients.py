@@ -7,12 +7,20 @@ itself, but it knows the context of a word, which the vectors of single words do
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 Spans = list[tuple[int, int]]
 PART = 64  # texts at a time: a backward pass keeps what every layer computed
+
+
+def in_own_precision(model: Any) -> AbstractContextManager[Any]:
+    """A context in which a SentenceTransformer with bfloat16 weights on a CPU can compute: some modules mix in float32."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=model.device.type == "cpu" and next(model.parameters()).dtype == torch.bfloat16)
 
 
 class TokenGradients:
@@ -35,11 +43,17 @@ class TokenGradients:
 
         targets: (texts, dim); spans: the characters of the words of each text. A word that the encoder does not read has zeros.
         """
-        parts = [slice(start, start + PART) for start in range(0, len(texts), PART)]
-        return [of_text for part in parts for of_text in self._of_part(texts[part], targets[part], spans[part])]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length need little padding
+        out: list[Any] = [None] * len(texts)
+        for start in range(0, len(texts), PART):
+            part = order[start : start + PART]
+            for i, of_text in zip(part, self._of_part([texts[i] for i in part], targets[part], [spans[i] for i in part])):
+                out[i] = of_text
+        return out
 
     def _of_part(self, texts: list[str], targets: np.ndarray, spans: list[Spans]) -> list[np.ndarray]:
         import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
 
         given = [self._prompt + text for text in texts]
         features = {name: value for name, value in self._model.preprocess(given).items() if torch.is_tensor(value)}
@@ -55,7 +69,8 @@ class TokenGradients:
 
         handle = self._table.register_forward_hook(keep)
         try:
-            with torch.enable_grad():
+            # On a CPU, the fused kernel's backward pass takes most of the time if texts are short.
+            with torch.enable_grad(), in_own_precision(self._model), sdpa_kernel(SDPBackend.MATH):
                 vectors = self._model(features)["sentence_embedding"].float()
                 cosines = torch.cosine_similarity(vectors, torch.from_numpy(targets).to(vectors))
                 (found,) = torch.autograd.grad(cosines.sum(), embedded)

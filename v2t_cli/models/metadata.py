@@ -68,6 +68,7 @@ class AlignmentInfo(BaseModel):
     kind: str
     pairs: int  # of texts and vectors that it was fitted to
     cosine: FiniteFloat  # mean, of other vectors that were mapped without having been fitted to, with the encoder's own
+    held_out: int = 0  # of these pairs, whose texts are kept
 
 
 class HeldOutScores(BaseModel):
@@ -181,7 +182,7 @@ def model_card(info: CheckpointInfo, pictured: bool = False) -> str:
     folder = PackageLoader("v2t_cli.models", ".")
     environment = Environment(loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters.update(cell=_cell, public=_public, encoder=_encoder)
-    kept = min(info.data.held_out, KEPT_HELD_OUT)
+    kept = info.alignment.held_out if info.alignment else min(info.data.held_out, KEPT_HELD_OUT)
     return environment.get_template("card.md.jinja").render(info=info, picture=PICTURE if pictured else None, kept=kept)
 
 

@@ -68,10 +68,6 @@ def decode_file(
         page = processes.on_all(lambda: stack.enter_context(replacing(report)) if report and processes.is_main else None)
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
         checkpoint, info, stored = choose_checkpoint(checkpoints, reader.array, reader.name, config.decode.form)
-        if report and info.alignment:
-            raise RequestError(
-                f"{checkpoint}: is aligned to the vectors of another encoder, so held-out texts cannot tell how sure a row is"
-            )
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         use: EncoderUse = "required" if report or stored in LEARNED else "optional" if search.rerank else "none"
         opened = open_checkpoint(checkpoint, config, device, encoder, use)
@@ -124,7 +120,7 @@ def _check_report(report: Path, vectors: str, output: str, checkpoints: Sequence
     if output != "-" and check_target(report) == check_target(output):
         raise RequestError(f"{report}: is also the output of the rows; choose another name for the report")
     if not search.rerank:
-        raise RequestError("--report needs the cosine of each row: use --quality balanced or best, or --set decode.rerank=true")
+        raise RequestError("--report needs the cosine of each row, which decode.rerank=false leaves out")
 
 
 def _page(leak: Leak, opened: Checkpoint, search: FittedSearch, vectors: str, digest: str, unchecked: bool, redact: bool) -> bytes:

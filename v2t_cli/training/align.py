@@ -11,7 +11,7 @@ from v2t_cli.core.config import Config
 from v2t_cli.core.console import Track, log, silent
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import are_several
-from v2t_cli.models.alignment import fit_alignment
+from v2t_cli.models.alignment import fit_alignment, left_out
 from v2t_cli.models.checkpoint import open_checkpoint, save_checkpoint
 from v2t_cli.models.metadata import AlignmentInfo, is_checkpoint, read_info
 from v2t_cli.models.vector_cache import cached_vectors
@@ -23,7 +23,8 @@ from v2t_cli.training.state import drop_state, saving
 def align(config: Config, track: Track = silent) -> None:
     """Write the checkpoint decoder.model to config.output, with a map from data.vectors to the vectors it was trained on.
 
-    All texts count: how well the map does is known without held-out ones. Raises RequestError if something does not fit together.
+    All texts count. Some of them, as maps that were fitted to the others make them, become the held-out texts of the checkpoint.
+    Raises RequestError if something does not fit together.
     """
     folder, output = Path(config.decoder.model), Path(config.output)
     if config.data.vectors is None:
@@ -40,13 +41,14 @@ def align(config: Config, track: Track = silent) -> None:
     foreign = np.array(corpus_vectors(config.data, corpus, None)[corpus.train.rows], dtype=np.float32)
     own = np.load(cached_vectors(corpus.train.texts, opened.encoder, config.data.cache, track=track))
     fitted = fit_alignment(foreign, own)
-    alignment = AlignmentInfo(dim=fitted.alignment.dim, kind=fitted.kind, pairs=len(own), cosine=round(fitted.cosine, 4))
+    rows, fitted.alignment.held_out = left_out(foreign, own)
+    held_out = [corpus.train.texts[i] for i in rows]
+    dim, kind = fitted.alignment.dim, fitted.kind
+    alignment = AlignmentInfo(dim=dim, kind=kind, pairs=len(own), cosine=round(fitted.cosine, 4), held_out=len(rows))
     log.info(f"aligned with {len(own):,} pairs by {fitted.kind}: other vectors reach cosine {fitted.cosine:.3f} with the encoder's own")
     info = opened.info.model_copy(update={"alignment": alignment})
     stored = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=config.decoder.trust_remote_code).dtype
     with saving(output):
         drop_state(output)  # of a training that this replaces: it must not be resumed
         History(output).drop()
-        save_checkpoint(
-            output, opened.inverter, opened.tokenizer, info, opened.held_out(), opened.lexicon, stored, alignment=fitted.alignment
-        )
+        save_checkpoint(output, opened.inverter, opened.tokenizer, info, held_out, opened.lexicon, stored, alignment=fitted.alignment)

@@ -257,7 +257,7 @@ class Trainer:
         # The same ones each time, spread over the file, so that their progress can be watched.
         chosen = np.unique(np.linspace(0, len(held_out) - 1, count).round().astype(np.int64))
         vectors = held_out.tensors(chosen, tokenizer.pad_token_id, self.accelerator.device)[0]
-        wanted = DecodeConfig(quality="fast", max_new_tokens=int(held_out.lengths.max()), batch_size=len(chosen))
+        wanted = DecodeConfig(strategy="greedy", max_new_tokens=int(held_out.lengths.max()), batch_size=len(chosen))
         search = FittedSearch(**resolve_search(wanted).model_dump())
         with self.accelerator.autocast():
             written = generate(self.models.inverter, tokenizer, vectors, search)
