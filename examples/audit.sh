@@ -65,7 +65,7 @@ for file in "$1"/*; do
       mv "$page.unfinished" "$page"
     fi
   fi
-  # QUALITY=fast gives no cosine.
+  # Without the checkpoint's encoder there is no cosine.
   awk -F '\t' -v name="$name" -v note="$note" 'NR > 1 { rows++; judged += $4 != ""; sure += $4 >= .999; near += $4 >= .9
       risky += $2 ~ /[0-9@]/ }
     END { printf "%s\t%d\t%s\t%s\t%d\t%s\n", name, rows, judged ? sure + 0 : "?", judged ? near + 0 : "?", risky, note }' "$out"

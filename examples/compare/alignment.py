@@ -34,7 +34,7 @@ class Attack:
         self.known, self.secret, self.foreign, self.folder = known, secret, foreign, folder
 
     def _measured(self, checkpoint: Path) -> Scores:
-        found = V2T(checkpoint).evaluate(self.secret, self.foreign[len(self.known) :], samples=0, quality="fast").scores
+        found = V2T(checkpoint).evaluate(self.secret, self.foreign[len(self.known) :], samples=0, strategy="greedy", rerank=False).scores
         return found.bleu, found.token_f1, found.exact_match
 
     def run(self, count: int, settings: dict) -> Scores:
@@ -89,7 +89,7 @@ def main() -> None:
     inverter = V2T(given.checkpoint)
     own = inverter.embed([*known, *secret])
     secret_matrix, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(own.shape[1], own.shape[1])))
-    best = inverter.evaluate(secret, own[len(known) :], samples=0, quality="fast").scores
+    best = inverter.evaluate(secret, own[len(known) :], samples=0, strategy="greedy", rerank=False).scores
     curves: dict[str, dict[int, Scores]] = {"aligned": {}, "trained from scratch": {}, "rotated, aligned": {}}
     with tempfile.TemporaryDirectory() as name:
         foreign = Attack(known, secret, embed([*known, *secret], encoder=given.encoder), Path(name))

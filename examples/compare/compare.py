@@ -21,9 +21,10 @@ PEERS = [
     ("the original: zero_pad, sampled", "original", [], []),
     ("GEIA: linear, 5 beams", "geia", [], []),
     ("vec2text's first stage: mlp x 16, greedy", "vec2text", [], []),
-    ("the same, 8 beams re-ranked", "vec2text", [], ["decode.quality=balanced"]),
-    ("v2t fast: linear, greedy", "v2t", [], ["decode.quality=fast"]),
-    ("v2t balanced: linear, 8 beams re-ranked", "v2t", [], []),
+    ("the same, balanced", "vec2text", [], ["decode.strategy=beam", "decode.rerank=true"]),
+    ("v2t greedy: linear", "v2t", [], ["decode.strategy=greedy", "decode.rerank=false"]),
+    ("v2t fast: linear, 2 beams re-ranked", "v2t", [], ["decode.quality=fast"]),
+    ("v2t balanced: linear, 8 beams, corrected", "v2t", [], []),
     ("v2t best: linear, 32 beams, corrected", "v2t", [], ["decode.quality=best"]),
 ]
 SHAPES = [("zero_pad", 1), *((kind, tokens) for kind in ("linear", "mlp") for tokens in (1, 2, 4))]

@@ -74,8 +74,8 @@ def plain_rerank(checkpoint: Checkpoint, vectors: np.ndarray, encode: Callable[[
 
 
 def v2t_decode(checkpoint: Checkpoint, vectors: np.ndarray) -> list[str]:
-    """What `v2t decode --quality fast` does, or, with an encoder, BEAMS beams re-ranked."""
-    config = {"quality": "balanced", "rounds": 0} if checkpoint.encoder else {"quality": "fast"}
+    """What `v2t decode --strategy greedy` does without re-ranking, or, with an encoder, BEAMS beams re-ranked."""
+    config = {"rounds": 0} if checkpoint.encoder else {"strategy": "greedy"}
     search = fit(checkpoint, resolve_search(DecodeConfig(max_new_tokens=MAX_NEW_TOKENS, **config)))
     return [row.best.text for row in decode(checkpoint, [Block(0, vectors)], search)]
 
@@ -89,7 +89,8 @@ def opened_plainly(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def run(settings: Settings) -> None:
-    checkpoint = load_checkpoint(settings.checkpoint, settings.device)
+    precision = "float32" if settings.device.type == "cpu" else "auto"  # as the other side, to write the same texts
+    checkpoint = load_checkpoint(settings.checkpoint, settings.device, precision)
     plain = opened_plainly(checkpoint)
     greedy(settings, checkpoint, plain)
     reranked(settings, checkpoint, plain)

@@ -12,7 +12,8 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation import calibration as module
-from v2t_cli.evaluation.calibration import Calibration, Level, calibrate, is_right
+from v2t_cli.evaluation.calibration import Calibration, Level, calibrate
+from v2t_cli.evaluation.metrics import same_words
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.forms import divided, read_form
 
@@ -103,7 +104,7 @@ def test_texts_that_the_search_takes_are_on_one_level():
     ],
 )
 def test_case_and_blanks_do_not_count(text, right):
-    assert is_right(text, "Где лодка, Анна?") == right
+    assert same_words(text, "Где лодка, Анна?") == right
 
 
 @pytest.fixture

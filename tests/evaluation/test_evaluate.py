@@ -57,7 +57,7 @@ def test_scores_of_texts_it_was_trained_on(opened, encoder):
 def test_cosines_are_those_of_the_decoded_texts_also_where_nothing_is_re_ranked(opened, encoder):
     texts = SENTENCES[:5]
     vectors = encoder.encode(texts)
-    result = evaluate(opened, texts, vectors, search(opened, quality="fast"))
+    result = evaluate(opened, texts, vectors, search(opened, rerank=False))
     expected = (encoder.encode([pair.text for pair in result.pairs]) * vectors).sum(axis=1)
     assert [pair.cosine for pair in result.pairs] == pytest.approx(expected.tolist(), abs=1e-5)
     assert result.encoder_calls == 0 and "re-ranked" not in result.strategy
@@ -75,7 +75,7 @@ def test_json_has_the_scores_at_its_top_level(opened, encoder):
     texts = SENTENCES[:4]
     out = evaluate(opened, texts, encoder.encode(texts), search(opened)).as_dict()
     assert {"n", "loss", "perplexity", "exact_match", "bleu", "chrf", "token_f1", "cosine", "quality", "samples"} <= out.keys()
-    assert set(out["intervals"]) == {"loss", "exact_match", "bleu", "chrf", "token_f1", "cosine"}
+    assert set(out["intervals"]) == {"loss", "exact_match", "same_words", "bleu", "chrf", "token_f1", "cosine"}
     assert {"by_length", "confidence", "nearest"} <= out.keys() and "pairs" not in out
 
 

@@ -24,8 +24,13 @@ def test_exact_texts_score_full_marks():
 
 def test_scores_without_cosines_and_without_intervals():
     scores = score_texts(SENTENCES[:5], SENTENCES[1:6], None)
-    assert scores.cosine is None and set(scores.intervals) == {"exact_match", "bleu", "chrf", "token_f1"}
+    assert scores.cosine is None and set(scores.intervals) == {"exact_match", "same_words", "bleu", "chrf", "token_f1"}
     assert score_texts(SENTENCES[:5], SENTENCES[1:6], None, resamples=0).intervals == {}
+
+
+def test_texts_that_differ_in_case_and_blanks_alone_are_counted():
+    scores = score_texts(["да , ёлка", "Нет.", "Нет"], ["Да, Ёлка", "Нет.", "Нет."], None)
+    assert (scores.exact_match, scores.same_words) == pytest.approx((1 / 3, 2 / 3))
 
 
 def test_bleu_and_chrf_are_those_of_sacrebleu():

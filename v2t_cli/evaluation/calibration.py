@@ -9,7 +9,6 @@ whatever they are, so that no cosine could tell an exact text from one with anot
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import FittedSearch
-from v2t_cli.evaluation.metrics import Interval, wilson_interval
+from v2t_cli.evaluation.metrics import Interval, same_words, wilson_interval
 from v2t_cli.io.vectors import Block, grid
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import embed_all
@@ -29,7 +28,6 @@ from v2t_cli.models.forms import FormedEncoder, divided
 
 TEXTS = 200  # that are decoded, at most
 DIGITS = 5  # of a cosine; what differs by less is how the encoder rounds
-PART = re.compile(r"\w+|[^\w\s]")  # a word or a mark
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,6 @@ def _pooled(levels: list[Level], share: Callable[[Level], float]) -> list[Level]
     return out
 
 
-def is_right(text: str, true: str) -> bool:
-    """Whether two texts have the same words and marks, whatever their case and blanks."""
-    return PART.findall(text.casefold()) == PART.findall(true.casefold())
-
-
 def calibrate(
     checkpoint: Checkpoint, search: FittedSearch, seed: int = 0, track: Track = silent, processes: Processes = ALONE
 ) -> Calibration:
@@ -128,5 +121,5 @@ def calibrate(
     with track("decoding held-out texts", sum(map(len, blocks))) as advance:
         given = (Block(it.start, vectors[it.start : it.stop]) for it in blocks)
         for row in decode(checkpoint, given, search, seed, processes, warn=False, advance=advance):
-            outcomes.append((row.best.nearness, is_right(row.best.text, texts[row.index])))
+            outcomes.append((row.best.nearness, same_words(row.best.text, texts[row.index])))
     return Calibration(processes.gather(outcomes), search.until_cosine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,17 @@ import numpy as np
 from v2t_cli.core.one_line import to_row
 
 RESAMPLES = 1000
+PART = re.compile(r"\w+|[^\w\s]")  # a word or a mark
 
 
 def comparable(text: str) -> str:
     """A text as texts are compared: like decoded ones, on one line and without blanks at its ends."""
     return to_row(text).strip()
+
+
+def same_words(text: str, true: str) -> bool:
+    """Whether two texts have the same words and marks, whatever their case and blanks."""
+    return PART.findall(text.casefold()) == PART.findall(true.casefold())
 
 
 Interval = tuple[float, float]  # 95 %
@@ -29,6 +36,7 @@ class TextScores:
 
     n: int
     exact_match: float
+    same_words: float  # and marks, whatever their case and blanks
     bleu: float
     chrf: float
     token_f1: float
@@ -68,6 +76,7 @@ def score_texts(generated: list[str], references: list[str], cosines: np.ndarray
     generated, references = ([comparable(text) for text in texts] for texts in (generated, references))
     rows = {
         "exact_match": np.array([ours == theirs for ours, theirs in zip(generated, references)], dtype=float),
+        "same_words": np.array([same_words(*pair) for pair in zip(generated, references)], dtype=float),
         "token_f1": np.array([token_f1(ours, theirs) for ours, theirs in zip(generated, references)]),
     }
     if cosines is not None:

@@ -13,6 +13,7 @@ from v2t_cli.evaluation.evaluate import Evaluation
 
 SCORES = (  # heading, attribute of TextScores, format
     ("exact match", "exact_match", "{:.1%}"),
+    ("exact, case and blanks aside", "same_words", "{:.1%}"),
     ("BLEU", "bleu", "{:.1f}"),
     ("chrF", "chrf", "{:.1f}"),
     ("token F1", "token_f1", "{:.3f}"),
