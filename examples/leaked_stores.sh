@@ -7,7 +7,7 @@
 # STORES/a.npy gives REPORT/a.jsonl (the decoded rows) and REPORT/a.report.html, STORES/b.parquet gives REPORT/b.parquet.jsonl and so on.
 # Stores may be all that v2t decode reads, folders too; .txt files are passed over. REPORT/index.html links the pages, with the number of
 # rows and of those reliably read; stdout has the same as a table. Results are kept unless the vectors are newer: after an interruption,
-# run the same command again. QUALITY: balanced (default) or best. OPTIONS: more options of v2t decode; --redact masks names and the
+# run the same command again. QUALITY: fast, balanced (default) or best. OPTIONS: more options of v2t decode; --redact masks names and the
 # like in the pages, not in the .jsonl. The exit code is 1 if a store could not be read.
 set -euo pipefail
 [ $# -eq 2 ] && [ -d "$1" ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
