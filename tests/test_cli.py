@@ -215,7 +215,7 @@ def test_a_named_encoder_is_checked_even_where_it_is_not_needed(v2t, checkpoint,
     from tiny import build_labse
 
     other = build_labse(tmp_path, DIM, 2, 2, seed=9)
-    options = ["--checkpoint", checkpoint, "--device", "cpu", "--quality", "fast", "--encoder", other]
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--set", "decode.rerank=false", "--encoder", other]
     refused(v2t("decode", "-", *options, stdin=npy(vectors)), "does not match that of the checkpoint")
     for item in (f"encoder.model={other}", f"encoder={{model: {other}}}"):
         refused(v2t("decode", "-", *options[:-2], "--set", item, stdin=npy(vectors)), "does not match that of the checkpoint")

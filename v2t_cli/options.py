@@ -116,7 +116,7 @@ QualityOption = Annotated[
     Quality | None,
     _option(
         "--quality",
-        help="How long to search for a better text. fast: 2 guesses, of which the closer one is taken. balanced (default): "
+        help="How long to search for a better text. fast: 2 guesses; the one closer to the vector wins. balanced (default): "
         "8 guesses, and the closest one is corrected. best: 32 guesses and more corrections.",
         panel=SEARCH,
     ),

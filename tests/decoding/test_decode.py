@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -207,6 +208,8 @@ def test_the_signature_holds_what_the_texts_depend_on(opened, loaded, tmp_path):
     (tmp_path / "v2t.json").write_text("{}")
     one = search_settings(opened, search(opened, quality="best"))
     assert one == search_settings(opened, search(opened, quality="best", batch_size=3)), "not the batch size"
+    rounded = replace(opened, inverter=deepcopy(opened.inverter).bfloat16())
+    assert search_settings(rounded, search(opened, quality="best")) == one | {"dtype": "bfloat16"}, "which the machine chose"
     others = (
         search_settings(opened, search(opened, quality="best", beams=5)),
         search_settings(loaded, search(loaded, quality="best")),

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import EncoderConfig
+from v2t_cli.core.device import has_fast_bfloat16
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.models.encoder import PROBE, embed, embed_all, embed_chunks, open_encoder
@@ -50,6 +52,36 @@ def test_drafts_are_as_good_as_they_say(labse, encoder, monkeypatch, fast):
     np.testing.assert_allclose(row_cosine(drafts, exact), 1, atol=drafting.draft_error + 1e-6)
     assert np.array_equal(drafts, exact) != fast
     np.testing.assert_allclose(exact, encoder.encode(SENTENCES), atol=1e-5, err_msg="a draft changes nothing for later vectors")
+
+
+@pytest.mark.parametrize("of", ["deepcopy", "autocast"])
+def test_an_encoder_that_cannot_mix_precisions_drafts_in_its_own(labse, monkeypatch, of):
+    def fails(*arguments):
+        raise RuntimeError("mixed dtype (CPU): expect parameter to have scalar type of Float")
+
+    monkeypatch.setattr("v2t_cli.models.encoder.has_fast_bfloat16", lambda device: True)
+    drafting = open_encoder(EncoderConfig(model=str(labse)), "cpu")
+    monkeypatch.setattr("v2t_cli.models.encoder." + {"deepcopy": "copy.deepcopy", "autocast": "in_own_precision"}[of], fails)
+    assert drafting.gradients is not None
+    monkeypatch.undo()
+    assert np.array_equal(drafting.draft(SENTENCES), drafting.encode(SENTENCES))
+
+
+def test_drafts_share_the_tokenizer_and_take_half_the_memory(labse, monkeypatch):
+    monkeypatch.setattr("v2t_cli.models.encoder.has_fast_bfloat16", lambda device: True)
+    drafting = open_encoder(EncoderConfig(model=str(labse)), "cpu")
+    assert drafting._rough.tokenizer is drafting._model.tokenizer
+    for rough, exact in zip(drafting._rough.parameters(), drafting._model.parameters(), strict=True):
+        assert (rough.dtype, exact.dtype) == (torch.bfloat16, torch.float32) and torch.equal(rough, exact.bfloat16())
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(None, True), ("ALL", True), ("avx512_core_amx", True), ("AVX512_CORE_FP16", False)])
+def test_matrix_units_that_the_user_keeps_from_pytorch_are_not_used(monkeypatch, allowed, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    if allowed:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert has_fast_bfloat16(torch.device("cpu")) == expected and not has_fast_bfloat16(torch.device("meta"))
 
 
 def test_texts_are_streamed(encoder, monkeypatch):

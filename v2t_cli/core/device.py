@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from v2t_cli.core.console import log
@@ -36,17 +37,22 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether this is a CPU with matrix units for bfloat16 (AMX); others compute float32 about as fast, or faster."""
+    """Whether this is a CPU with matrix units for bfloat16 (AMX); others compute float32 about as fast, or faster.
+
+    ONEDNN_MAX_CPU_ISA, by which users keep PyTorch's kernels from such units, is respected.
+    """
     import torch
 
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if allowed not in ("", "ALL", "DEFAULT") and "AMX" not in allowed:
+        return False
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
     return device.type == "cpu" and bool(capabilities.get("amx_bf16"))
 
 
-def lower(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weights of a module in place, but not its buffers: the frequencies of rotary positions need their precision."""
-    for weight in module.parameters():
-        weight.data = weight.data.to(dtype)
+def lowered(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A weight in lower precision. Others than floating-point numbers, of a quantised model, stay as they are."""
+    return weight.data.to(dtype) if weight.is_floating_point() else weight.data
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

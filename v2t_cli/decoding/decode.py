@@ -63,7 +63,9 @@ def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, A
     # Interrupted runs of version 0.3.0 did not know forms.
     left_out = {name for name, same in (("batch_size", not sampled), ("form", search.form == "auto")) if same}
     settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=left_out)}
-    return settings | ({"device": checkpoint.inverter.device.type} if sampled else {})
+    device, dtype = checkpoint.inverter.device.type, str(checkpoint.inverter.lm.dtype).removeprefix("torch.")
+    chosen = device == "cpu" and dtype != "float32" and search.precision == "auto"  # by the machine; another one may choose otherwise
+    return settings | ({"device": device} if sampled else {}) | ({"dtype": dtype} if chosen else {})
 
 
 def decode(

@@ -32,7 +32,7 @@ def nearest_texts(
     encoder = checkpoint.encoder
     if encoder is None:
         raise RequestError("train_texts: finding the nearest training text needs the encoder; name it with --encoder")
-    held_out = set(checkpoint.held_out())
+    held_out = set() if checkpoint.alignment else set(checkpoint.held_out())  # an alignment holds out texts that it knows all the same
     known = [text for text in train_texts if text not in held_out]
     if not known:
         raise RequestError("train_texts: no text besides those that the run held out")

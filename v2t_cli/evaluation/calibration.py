@@ -1,7 +1,8 @@
 """Calibration: how probable it is that a decoded text is right, given the cosine of its vector with the target.
 
-A checkpoint keeps texts that training did not see. They are decoded with the same search as the rows, and which of them came back gives
-the probability by isotonic regression (pool adjacent violators, Ayer et al. 1955): a higher cosine is never less probable.
+A checkpoint keeps texts that training did not see, or, if it is aligned, pairs mapped by fits that left them out. They are decoded with
+the same search as the rows, and which of them came back gives the probability by isotonic regression (pool adjacent violators, Ayer et
+al. 1955): a higher cosine is never less probable.
 
 A text is right if its words and marks are those of the true text. Case and blanks do not count: many encoders give the same vector
 whatever they are, so that no cosine could tell an exact text from one with another capital.
@@ -107,7 +108,7 @@ def calibrate(
     if checkpoint.alignment:
         known = checkpoint.alignment.held_out
         if known is None or len(known) != len(texts):
-            raise RequestError(f"{checkpoint.folder}: was aligned by an older version, which kept nothing to measure with; align again")
+            raise RequestError(f"{checkpoint.folder}: its held-out texts and their vectors do not belong together; align again")
     if texts and isinstance(checkpoint.encoder, FormedEncoder):
         texts, few = divided(texts)[1], "too few"
     if not texts:

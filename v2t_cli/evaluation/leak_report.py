@@ -17,13 +17,15 @@ from v2t_cli.models.metadata import CheckpointInfo
 COLOURS = ("exactly", "nearly", "meaning", "not")  # classes of the page's style, of the bands
 
 
-def leak_report(leak: Leak, facts: Mapping[str, str], redacted: bool = False) -> str:
+def leak_report(leak: Leak, facts: Mapping[str, str], redacted: bool = False, aligned: bool = False) -> str:
     """The page as HTML. Its <meta> elements `rows` and `reliably-read` hold these numbers for programs.
 
-    facts: the table "How this was measured", see leak_facts; redacted: whether the examples are masked.
+    facts: the table "How this was measured", see leak_facts; redacted: whether the examples are masked; aligned: whether
+    the rows are vectors of another encoder than the checkpoint's.
     """
     limits = {"sure": SURE, "rarely": redaction.RARE, "sure_word": SURE_WORD, "unsure_word": UNSURE_WORD}
-    return render("leak_report.html.jinja", leak=leak, facts=facts, redacted=redacted, colours=COLOURS, limits=limits)
+    given = {"leak": leak, "facts": facts, "redacted": redacted, "aligned": aligned}
+    return render("leak_report.html.jinja", **given, colours=COLOURS, limits=limits)
 
 
 def leak_facts(

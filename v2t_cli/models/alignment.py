@@ -38,7 +38,7 @@ class Alignment:
     """centre: (foreign dim,); landmarks: (n, foreign dim), of length 1, of a kernel; weights: (foreign dim or n, dim); offset: (dim,).
 
     All are float32. sharpness: of the kernel; None: the map is linear. length: of the vectors that it makes. held_out: vectors of the
-    texts in held_out.txt as fits to other pairs map them, (texts, dim); None: there are none.
+    texts in held_out.txt, mapped by fits that left them out, (texts, dim); None: an older version did not keep them.
     """
 
     centre: np.ndarray
@@ -144,7 +144,7 @@ def fit_alignment(foreign: np.ndarray, own: np.ndarray) -> Fitted:
 
 
 def left_out(foreign: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some pairs as maps make them that were fitted to others: their positions (n,) int64, and float32 (n, dim).
+    """Pairs, mapped by fits that left them out: their positions (n,) int64, and their vectors, float32 (n, dim).
 
     foreign, own: as in `fit_alignment`. Both are empty if the other pairs would be too few to fit a map to.
     """

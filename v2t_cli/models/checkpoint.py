@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from v2t_cli.core.config import Config
 from v2t_cli.core.console import Track, log, silent
-from v2t_cli.core.device import has_fast_bfloat16, lower, pick_device
+from v2t_cli.core.device import has_fast_bfloat16, lowered, pick_device
 from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.one_line import one_line
 from v2t_cli.io.atomic import move_in, set_mode, settle
@@ -49,7 +49,9 @@ from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.models.words import Words
 
 LM = "lm."  # prefix of the decoder's weights in the inverter
-WIDE = 256  # hidden size from which bfloat16 pays on a CPU with matrix units for it
+# Width of the embeddings from which bfloat16 pays on a CPU with matrix units for it: 64 rows at once then take 1.35 times as long in
+# float32, but no longer at 128.
+WIDE = 256
 UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 
 
@@ -94,7 +96,10 @@ class Checkpoint:
             self.words = Words(self.lexicon, vectors)
 
     def held_out(self) -> list[str]:
-        """The texts that were held out from training, at most 2,000 of them. Raises RequestError if the file is damaged."""
+        """At most 2,000 texts that were held out from training, or the texts of `alignment.held_out`.
+
+        Raises RequestError if the file is damaged.
+        """
         check_files(self.folder, self.info, HELD_OUT)
         return list(read_lines(str(self.folder / HELD_OUT)))
 
@@ -217,7 +222,8 @@ def load_checkpoint(folder: str | Path, device: torch.device, precision: str = "
     _check_weights(folder, lm)
     _check_tokenizer(folder, info, tokenizer, lm)
     if precision == "auto" and lm.dtype == torch.float32 and (half := _faster(device, lm)):
-        lower(lm, half)
+        for weight in lm.parameters():  # not buffers: the frequencies of rotary positions need their precision
+            weight.data = lowered(weight, half)
     inverter = Inverter(lm, load_adapter(folder, info, lm.get_input_embeddings().embedding_dim))
     if inverter.n_positions is not None and inverter.n_positions < 1:
         raise RequestError(f"{folder / INFO}: adapter.tokens is {info.adapter.tokens}, which leaves the decoder no room for a text")

@@ -15,8 +15,9 @@ import numpy as np
 
 from v2t_cli.core.config import EncoderConfig
 from v2t_cli.core.console import Advance, log
-from v2t_cli.core.device import has_fast_bfloat16, lower, pick_device
+from v2t_cli.core.device import has_fast_bfloat16, lowered, pick_device
 from v2t_cli.core.errors import RequestError, V2TError
+from v2t_cli.core.one_line import one_line
 from v2t_cli.core.processes import ALONE, Processes
 from v2t_cli.io.signature import EncoderIdentity
 from v2t_cli.io.vectors import grid
@@ -132,8 +133,15 @@ class SentenceTransformerEncoder(Encoder):
 
         if not self.draft_error:
             return self._model
-        model = copy.deepcopy(self._model)
-        lower(model, torch.bfloat16)
+        # What deepcopy finds here, it does not copy: whole weights would need twice the memory, and some tokenizers cannot be copied.
+        known: dict[int, Any] = {id(it): torch.nn.Parameter(lowered(it, torch.bfloat16), False) for it in self._model.parameters()}
+        try:
+            model = copy.deepcopy(self._model, known | {id(self._model.tokenizer): self._model.tokenizer})
+            with in_own_precision(model):
+                self._encode(model, [PROBE])
+        except Exception as error:  # of modules that cannot mix precisions
+            log.debug(f"drafts are computed in float32: {one_line(error)}")
+            return self._model
         return model
 
     @cached_property

@@ -19,6 +19,7 @@ from v2t_cli.core.types import Form
 from v2t_cli.models.alignment import FEWEST, Alignment, fit_alignment
 from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.encoder import Encoder, embed_all
+from v2t_cli.models.gradients import TokenGradients
 from v2t_cli.models.metadata import CheckpointInfo
 
 LEARNED = ("bits", "cut")  # the forms whose reading needs the encoder
@@ -38,8 +39,12 @@ class FormedEncoder(Encoder):
     """
 
     def __init__(self, encoder: Encoder, keep: Restore, alignment: Alignment):
-        self.identity, self.gradients = encoder.identity, encoder.gradients
+        self.identity = encoder.identity
         self._encoder, self._keep, self._alignment = encoder, keep, alignment
+
+    @property
+    def gradients(self) -> TokenGradients | None:  # type: ignore[override]  # some are made when they are first needed
+        return self._encoder.gradients
 
     def encode(self, texts: list[str]) -> np.ndarray:
         return self._alignment(self._keep(self._encoder.encode(texts)))

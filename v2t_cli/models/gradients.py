@@ -6,13 +6,16 @@ itself, but it knows the context of a word, which the vectors of single words do
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 Spans = list[tuple[int, int]]
+SHORT = 128  # tokens up to which attention in separate steps is faster; its memory grows with their square
+_SWITCH = Lock()  # sdpa_kernel switches for all threads
 PART = 64  # texts at a time: a backward pass keeps what every layer computed
 
 
@@ -20,7 +23,20 @@ def in_own_precision(model: Any) -> AbstractContextManager[Any]:
     """A context in which a SentenceTransformer with bfloat16 weights on a CPU can compute: some modules mix in float32."""
     import torch
 
-    return torch.autocast("cpu", torch.bfloat16, enabled=model.device.type == "cpu" and next(model.parameters()).dtype == torch.bfloat16)
+    low = any(weight.dtype == torch.bfloat16 for weight in model.parameters())
+    return torch.autocast("cpu", torch.bfloat16, enabled=low and model.device.type == "cpu")
+
+
+@contextmanager
+def _attention(model: Any, length: int) -> Iterator[None]:
+    """Attention in separate steps where that is faster: on a CPU, the fused kernel's backward pass is slow for short texts."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if model.device.type != "cpu" or length > SHORT:
+        yield
+        return
+    with _SWITCH, sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class TokenGradients:
@@ -53,7 +69,6 @@ class TokenGradients:
 
     def _of_part(self, texts: list[str], targets: np.ndarray, spans: list[Spans]) -> list[np.ndarray]:
         import torch
-        from torch.nn.attention import SDPBackend, sdpa_kernel
 
         given = [self._prompt + text for text in texts]
         features = {name: value for name, value in self._model.preprocess(given).items() if torch.is_tensor(value)}
@@ -69,8 +84,7 @@ class TokenGradients:
 
         handle = self._table.register_forward_hook(keep)
         try:
-            # On a CPU, the fused kernel's backward pass takes most of the time if texts are short.
-            with torch.enable_grad(), in_own_precision(self._model), sdpa_kernel(SDPBackend.MATH):
+            with torch.enable_grad(), in_own_precision(self._model), _attention(self._model, length):
                 vectors = self._model(features)["sentence_embedding"].float()
                 cosines = torch.cosine_similarity(vectors, torch.from_numpy(targets).to(vectors))
                 (found,) = torch.autograd.grad(cosines.sum(), embedded)

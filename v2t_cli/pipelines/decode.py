@@ -68,6 +68,8 @@ def decode_file(
         page = processes.on_all(lambda: stack.enter_context(replacing(report)) if report and processes.is_main else None)
         reader = processes.on_all(lambda: stack.enter_context(open_vectors(vectors, Columns(column), console.progress_bar)))
         checkpoint, info, stored = choose_checkpoint(checkpoints, reader.array, reader.name, config.decode.form)
+        if report and info.alignment and not info.alignment.held_out:
+            raise RequestError(f"{checkpoint}: keeps no pairs to measure how sure a row is; align again, with 13 pairs or more")
         digest = reader.digest(processes)  # reads, and so checks, all values before a model is loaded in vain
         use: EncoderUse = "required" if report or stored in LEARNED else "optional" if search.rerank else "none"
         opened = open_checkpoint(checkpoint, config, device, encoder, use)
@@ -128,7 +130,7 @@ def _page(leak: Leak, opened: Checkpoint, search: FittedSearch, vectors: str, di
     facts = leak_facts(leak, vectors, digest, opened.folder, opened.info, search, redact)
     if unchecked:
         facts["rows"] = "of an earlier run; whether it had this checkpoint and search was not checked"
-    return leak_report(Redactor(opened.lexicon).leak(leak) if redact else leak, facts, redact).encode()
+    return leak_report(Redactor(opened.lexicon).leak(leak) if redact else leak, facts, redact, opened.alignment is not None).encode()
 
 
 def _count(path: str, rows: int, tally: Tally) -> None:

@@ -23,7 +23,7 @@ from v2t_cli.training.state import drop_state, saving
 def align(config: Config, track: Track = silent) -> None:
     """Write the checkpoint decoder.model to config.output, with a map from data.vectors to the vectors it was trained on.
 
-    All texts count. Some of them, as maps that were fitted to the others make them, become the held-out texts of the checkpoint.
+    All texts count. Up to 200 of them, mapped by fits that left them out, become the held-out texts of the checkpoint.
     Raises RequestError if something does not fit together.
     """
     folder, output = Path(config.decoder.model), Path(config.output)
@@ -36,7 +36,8 @@ def align(config: Config, track: Track = silent) -> None:
     if are_several():
         raise RequestError("adapter.align takes seconds; start a single process")
     corpus = read_corpus(config.data.model_copy(update={"held_out": 0.0}), config.seed)
-    opened = open_checkpoint(folder, config, config.device, use="required")
+    whole = config.decode.model_copy(update={"precision": "float32"})  # the decoder is saved again, and must not be rounded
+    opened = open_checkpoint(folder, config.model_copy(update={"decode": whole}), config.device, use="required")
     assert opened.encoder is not None  # it was required
     foreign = np.array(corpus_vectors(config.data, corpus, None)[corpus.train.rows], dtype=np.float32)
     own = np.load(cached_vectors(corpus.train.texts, opened.encoder, config.data.cache, track=track))
