@@ -93,6 +93,9 @@ def run(settings: Settings) -> None:
     checkpoint = load_checkpoint(settings.checkpoint, settings.device, precision)
     plain = opened_plainly(checkpoint)
     greedy(settings, checkpoint, plain)
+    usual = load_checkpoint(settings.checkpoint, settings.device)
+    if usual.inverter.lm.dtype != checkpoint.inverter.lm.dtype:
+        in_lower_precision(settings, usual, plain)
     reranked(settings, checkpoint, plain)
 
 
@@ -135,6 +138,20 @@ def greedy(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> Non
     limit = [1e3 * settings.matmul.seconds_at_least(needed, seconds) for seconds in products]
     theirs = f"the limit {spread(limit, 2)}, {tokens:.1f} tokens each"
     show(what, spread(each, 2), theirs, f"{spread(ratios(limit, each), 2)} of it", ">= 0.60")
+
+
+def in_lower_precision(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
+    """The decoder as `v2t decode` opens it on this machine, beside float32."""
+    vectors, dtype = settings.vectors, str(checkpoint.inverter.lm.dtype).removeprefix("torch.")
+    turns = in_turn(
+        settings.repeats,
+        lambda: v2t_decode(checkpoint, vectors),
+        lambda: plain_generate(plain, vectors, BATCHES[0]),
+        warm_up=not settings.quick,
+    )
+    each, generated = ([1e3 * seconds / len(vectors) for seconds in side] for side in turns)
+    theirs = f"plain generate in float32, {BATCHES[0]} at a time {spread(generated, 2)}"
+    show(f"decode, greedy in {dtype}, ms each", spread(each, 2), theirs, f"{spread(ratios(generated, each), 2)}x", "")
 
 
 def reranked(settings: Settings, checkpoint: Checkpoint, plain: Checkpoint) -> None:
