@@ -278,7 +278,7 @@ OUT_OF_RANGE = [
     *("train.gradient_accumulation=0", "train.learning_rate=0", "train.learning_rate=1e999", "train.weight_decay=-1", "train.dropout=1"),
     *("train.warmup=1", "train.max_grad_norm=0", "train.precision=int8", "train.eval_steps=0", "train.save_steps=0", "train.samples=-1"),
     *("decode.quality=good", "decode.strategy=guess", "decode.beams=0", "decode.logprob_weight=-1", "decode.rounds=-1", "decode.width=0"),
-    *("decode.edits=-1", "decode.lexicon=-1", "decode.encoder_calls=-1"),
+    *("decode.feedback=-1", "decode.edits=-1", "decode.lexicon=-1", "decode.encoder_calls=-1"),
     *("decode.until_cosine=2", "decode.candidates=0", "decode.temperature=0", "decode.top_p=0", "decode.top_k=-1"),
     *("decode.max_new_tokens=0", "decode.batch_size=0", "decode.batch_size=many", "decode.precision=int4", "eval.samples=-1"),
 ]

@@ -79,7 +79,8 @@ def without_tokens(monkeypatch):
 
 
 def search(checkpoint, **settings):
-    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "best", **settings})))
+    """Of edits alone, unless the settings say otherwise: test_feedback.py has the decoder write again."""
+    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "best", "feedback": 0, **settings})))
 
 
 def decoded(checkpoint, vectors, **settings):

@@ -35,8 +35,9 @@ def test_contradictions_are_refused():
         resolved(strategy="greedy", candidates=5)
     with pytest.raises(RequestError, match="decode.beams is 4, fewer than the 5 candidates"):
         resolved(beams=4, candidates=5)
-    with pytest.raises(RequestError, match="decode.rounds is 3, but correction needs decode.rerank"):
-        resolved(rerank=False, rounds=3)
+    for key in ("feedback", "rounds"):
+        with pytest.raises(RequestError, match=f"decode.{key} is 3, but correction needs decode.rerank"):
+            resolved(rerank=False, **{key: 3})
 
 
 def test_a_fitted_search_keeps_what_fits(opened):
@@ -72,9 +73,10 @@ def test_only_a_search_that_corrects_opens_words(loaded, encoder, tmp_path):
         yield lambda count: None
 
     checkpoint = replace(loaded, encoder=encoder)
-    for settings in ({"rounds": 0}, {"quality": "fast"}, {"rerank": False}):
+    for settings in ({"rounds": 0}, {"edits": 0}, {"quality": "fast"}, {"rerank": False}):
         fit(checkpoint, resolved(**settings), str(tmp_path), track)
         assert checkpoint.words is None and not tracked
+    assert resolved(quality="fast", feedback=1).corrects
     for count in (2**17, 3):
         fit(checkpoint, resolved(lexicon=count), str(tmp_path), track)
         assert len(checkpoint.words) == min(count, len(checkpoint.lexicon))
@@ -88,7 +90,7 @@ def test_without_an_encoder_nothing_is_re_ranked_or_corrected(opened, loaded):
     assert search.rerank and search.rounds
     assert (fit(opened, search).rerank, fit(opened, search).rounds) == (True, search.rounds)
     blind = fit(loaded, search)
-    assert blind.model_dump() == {**fit(opened, search).model_dump(), "rerank": False, "rounds": 0}
+    assert blind.model_dump() == {**fit(opened, search).model_dump(), "rerank": False, "feedback": 0, "rounds": 0}
 
 
 def test_batches_fit_into_memory(opened, monkeypatch):

@@ -146,6 +146,7 @@ class DecodeConfig(Section):
     beams: int | None = Field(None, ge=1)
     rerank: bool | None = None
     logprob_weight: float = Field(0.003, ge=0)
+    feedback: int | None = Field(None, ge=0)
     rounds: int | None = Field(None, ge=0)
     width: int | None = Field(None, ge=1)
     edits: int | None = Field(None, ge=0)

@@ -16,6 +16,7 @@ class DecodeSettings(TypedDict, total=False):
     beams: int | None
     rerank: bool | None
     logprob_weight: float
+    feedback: int | None
     rounds: int | None
     width: int | None
     edits: int | None

@@ -1,11 +1,11 @@
 """Correction: from the best candidates of a vector to better ones, judged by re-embedding.
 
-Best-first search. In each round the most promising text of each vector is edited: its words are replaced by words of the
-lexicon that the vector, and the gradient of an encoder that has one, call for, or by other forms of theirs; words are inserted,
-deleted and moved; marks, case and tokens change. The single edits are embedded; from what each does to the vector, the best sums
-of them are predicted and embedded too. A text may be edited again, more thoroughly, when the others have become less promising.
-The search follows the cosine, because the way to the right text leads through improbable ones; the final ranking also uses the
-decoder's log-probability, and shuns words that do not exist.
+First the decoder writes again, with what its texts lacked added to its input. Then best-first search. In each round the most
+promising text of each vector is edited: its words are replaced by words of the lexicon that the vector, and the gradient of an encoder
+that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
+edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
+again, more thoroughly, when the others have become less promising. The search follows the cosine, because the way to the right text
+leads through improbable ones; the final ranking also uses the decoder's log-probability, and shuns words that do not exist.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
 from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
+from v2t_cli.decoding.feedback import Feedback
 from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.decoding.sums import sums
@@ -59,20 +60,28 @@ class _Search:
     edited: dict[str, int] = field(default_factory=dict)
     calls: int = 0
 
+    def take(self, text: str) -> bool:
+        """Whether the encoder has not seen a text that looks like this one; from now on it has."""
+        key = self.key(text)
+        new = bool(text) and key not in self.seen
+        self.seen.add(key)
+        return new
+
     def fresh(self, text: str, edits: Iterable[Edit], limit: int) -> tuple[list[Edit], list[str]]:
         """The first `limit` edits whose texts are new, and these texts."""
-        kept: list[Edit] = []
-        texts: list[str] = []
-        for it in edits:
-            if len(texts) >= limit:
-                break
-            edited = apply(text, it)
-            key = self.key(edited)
-            if edited and key not in self.seen:
-                self.seen.add(key)
-                kept.append(it)
-                texts.append(edited)
-        return kept, texts
+        made = ((it, edited) for it in edits if self.take(edited := apply(text, it)))
+        kept = list(islice(made, limit))
+        return [it for it, _ in kept], [edited for _, edited in kept]
+
+    def judge(self, texts: list[str], vectors: np.ndarray) -> list[Candidate]:
+        """The nearest of newly embedded texts, the nearest first, at most KEPT.
+
+        vectors: (len(texts), dim), of length 1.
+        """
+        cosines = vectors @ self.wanted.target
+        self.explored += zip(cosines.tolist(), texts)
+        # A copy, because a view would keep the vectors of all texts in memory.
+        return [Candidate(texts[i], math.nan, float(cosines[i]), vectors[i].copy()) for i in np.argsort(-cosines)[:KEPT]]
 
 
 class _Task(NamedTuple):
@@ -99,11 +108,12 @@ class Corrector:
         """Add better texts to the re-embedded candidates of each row, rank them again, and say how sure the words are.
 
         vectors: float32 (len(rows), dim). A row is finished when a candidate reaches search.until_cosine, when there is
-        nothing left to edit, or after search.rounds rounds or search.encoder_calls texts. Beside these, the few drafts that may
+        nothing left to edit, or after search.rounds rounds of edits or search.encoder_calls texts. Beside these, the few drafts that may
         win are embedded again.
         """
         targets = torch.from_numpy(vectors).to(self.inverter.device)
         state = self._begin(unit_rows(vectors), rows)
+        self._write_again(state, vectors)
         for number in range(self.search.rounds if self.search.edits else 0):
             tasks = [task for i, row in enumerate(state) for task in self._choose(i, row)]
             if not tasks:
@@ -125,6 +135,30 @@ class Corrector:
             out.append(_Search(candidates, wanted, explored, self._key, {self._key(it.text) for it in candidates}))
         return out
 
+    def _write_again(self, state: list[_Search], vectors: np.ndarray) -> None:
+        """Let the decoder write again, search.feedback times, for the vectors that are not finished."""
+        feedback = Feedback(self.inverter, self.tokenizer, self.search, vectors)
+        last = [row.candidates[0].vector for row in state]  # of what was written, the nearest
+        for _ in range(self.search.feedback):
+            going = [i for i, row in enumerate(state) if not self._finished(row)]
+            if not going:
+                break
+            written = feedback.write(going, np.stack([vector for i in going if (vector := last[i]) is not None]))
+            texts = [list(islice(filter(state[i].take, of_row), self._left(state[i]))) for i, of_row in zip(going, written)]
+            found = {}
+            for i, of_row, embedded in zip(going, texts, self._embed(texts)):
+                found[i] = state[i].judge(of_row, embedded)
+                state[i].calls += len(of_row)
+                last[i] = found[i][0].vector if of_row else last[i]
+            self._keep(state, found)
+
+    def _left(self, row: _Search) -> int:
+        """Texts that may still be embedded for a vector."""
+        return max(0, self.search.encoder_calls - row.calls)
+
+    def _finished(self, row: _Search) -> bool:
+        return row.candidates[0].nearness >= self.search.until_cosine or not self._left(row)
+
     def _key(self, text: str) -> str:
         """What the encoder sees of a text: texts that are equal in this need not be embedded twice."""
         if not self.blind.to_case:
@@ -133,8 +167,7 @@ class Corrector:
 
     def _choose(self, number: int, row: _Search) -> list[_Task]:
         """The most promising texts of a vector that is not finished."""
-        left = self.search.encoder_calls - row.calls
-        if row.candidates[0].nearness >= self.search.until_cosine or left <= 0:
+        if self._finished(row):
             return []
         ranked: list[tuple[float, int, Candidate, int]] = []
         for it in row.candidates:
@@ -168,16 +201,16 @@ class Corrector:
         for task, (edits, _), of_singles in zip(tasks, singles, vectors):
             row = state[task.row]
             likely = sums(edits, of_singles, task.own, row.wanted.target)
-            combined.append(row.fresh(task.text.text, likely, min(task.effort.sums, self.search.encoder_calls - row.calls))[1])
+            combined.append(row.fresh(task.text.text, likely, min(task.effort.sums, self._left(row)))[1])
             row.calls += len(combined[-1])
         found: dict[int, list[Candidate]] = {}
         for texts, embedded in ((texts_of_singles, vectors), (combined, self._embed(combined))):
             for task, of_task, rows in zip(tasks, texts, embedded):
-                cosines = rows @ state[task.row].wanted.target
-                state[task.row].explored += zip(cosines.tolist(), of_task)
-                for i in np.argsort(-cosines)[:KEPT]:
-                    # A copy, because a view would keep the vectors of all texts in memory.
-                    found.setdefault(task.row, []).append(Candidate(of_task[i], math.nan, float(cosines[i]), rows[i].copy()))
+                found.setdefault(task.row, []).extend(state[task.row].judge(of_task, rows))
+        self._keep(state, found)
+
+    def _keep(self, state: list[_Search], found: dict[int, list[Candidate]]) -> None:
+        """Add the best of the new texts of each row to its candidates."""
         self._confirm([(state[number], it) for number, new in found.items() for it in new if it.nearness >= self._nearly_there])
         for number, new in found.items():
             row = state[number]
@@ -210,7 +243,7 @@ class Corrector:
         edits: list[Edit] = []
         texts: list[str] = []
         for of_kind, limit in kinds:
-            new = row.fresh(text.text, of_kind, min(limit, self.search.encoder_calls - row.calls))
+            new = row.fresh(text.text, of_kind, min(limit, self._left(row)))
             edits += new[0]
             texts += new[1]
             row.calls += len(new[1])

@@ -16,9 +16,9 @@ from v2t_cli.core.console import Advance, log
 from v2t_cli.core.device import free_memory, out_of_memory, to_device
 from v2t_cli.core.errors import V2TError
 from v2t_cli.core.processes import ALONE, Processes
-from v2t_cli.decoding.candidates import Candidate, Ranking, Row, rerank
+from v2t_cli.decoding.candidates import Ranking, Row, rerank
 from v2t_cli.decoding.corrector import Corrector
-from v2t_cli.decoding.generate import generate
+from v2t_cli.decoding.generate import candidates_of
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def decode(
     """
     batches, encoder = HalvingBatches(search.batch_size), checkpoint.encoder
     corrector = None
-    if encoder is not None and search.rounds:
+    if encoder is not None and search.corrects:
         assert checkpoint.words is not None  # `fit` opened them
         corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, checkpoint.words, search)
     count = encoder_calls = zeros = 0
@@ -125,25 +125,14 @@ def _decode_batch(
     checkpoint: Checkpoint, corrector: Corrector | None, vectors: np.ndarray, search: FittedSearch, generator: torch.Generator
 ) -> list[Row]:
     """For each vector its row, with all candidates. The rows are numbered from 0."""
-    rows = [Row(index, candidates) for index, candidates in enumerate(_candidates(checkpoint, vectors, search, generator))]
+    target = to_device(torch.from_numpy(vectors), checkpoint.inverter.device)
+    written = candidates_of(checkpoint.inverter, checkpoint.tokenizer, target, search, generator)
+    rows = [Row(index, candidates) for index, candidates in enumerate(written)]
     if checkpoint.encoder is not None and search.rerank:
         rerank(rows, vectors, checkpoint.encoder, Ranking(search.logprob_weight, search.until_cosine, checkpoint.lexicon))
         if corrector is not None:
             corrector.correct(rows, vectors)
     return rows
-
-
-def _candidates(checkpoint: Checkpoint, vectors: np.ndarray, search: FittedSearch, generator: torch.Generator) -> list[list[Candidate]]:
-    """All distinct candidates of each vector, the most probable first."""
-    inverter, tokenizer = checkpoint.inverter, checkpoint.tokenizer
-    target = to_device(torch.from_numpy(vectors), inverter.device)
-    out = []
-    for written in generate(inverter, tokenizer, target, search, generator):
-        best: dict[str, Candidate] = {}  # different tokens may make the same text
-        for text, _, logprob in sorted(written, key=lambda it: -it.logprob):
-            best.setdefault(text, Candidate(text, logprob))
-        out.append(list(best.values()))
-    return out
 
 
 def _warn_if_foreign(checkpoint: Checkpoint, vectors: np.ndarray) -> None:

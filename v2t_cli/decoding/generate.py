@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from v2t_cli.core.one_line import to_row
+from v2t_cli.decoding.candidates import Candidate
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.models.inverter import Inverter
 
@@ -48,6 +49,19 @@ def generate(
     texts = iter(tokenizer.batch_decode([ids for beam in beams for ids, _ in beam], skip_special_tokens=True))
     rows = [[Written(to_row(next(texts)).strip(), ids, logprob) for ids, logprob in beam] for beam in beams]
     return [list(chain.from_iterable(rows[start : start + draws])) for start in range(0, len(rows), draws)]
+
+
+def candidates_of(
+    inverter: Inverter, tokenizer: Any, vectors: Tensor, search: FittedSearch, generator: torch.Generator | None = None
+) -> list[list[Candidate]]:
+    """The distinct texts that `generate` gives for each vector, the most probable first: different tokens may make the same text."""
+    out = []
+    for written in generate(inverter, tokenizer, vectors, search, generator):
+        best: dict[str, Candidate] = {}
+        for text, _, logprob in sorted(written, key=lambda it: -it.logprob):
+            best.setdefault(text, Candidate(text, logprob))
+        out.append(list(best.values()))
+    return out
 
 
 def _most_probable(count: int) -> _Choose:

@@ -14,9 +14,9 @@ from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.inverter import Inverter
 
 PRESETS = {
-    "fast": {"strategy": "beam", "beams": 2, "rerank": True, "rounds": 0, "width": 1, "edits": 25},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "rounds": 4, "width": 1, "edits": 25},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "rounds": 16, "width": 1, "edits": 100},
+    "fast": {"strategy": "beam", "beams": 2, "rerank": True, "feedback": 0, "rounds": 0, "width": 1, "edits": 25},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 0, "rounds": 4, "width": 1, "edits": 25},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 8, "rounds": 16, "width": 1, "edits": 100},
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
 AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
@@ -29,9 +29,14 @@ class Search(DecodeConfig):
     strategy: Strategy
     beams: int  # hypotheses per vector: beam width, or number of samples
     rerank: bool
-    rounds: int  # of correction
+    feedback: int  # passes of correction in which the decoder writes again
+    rounds: int  # of edits
     width: int  # texts per vector that a round edits
     edits: int  # of a text with words of the lexicon, the first time that it is edited
+
+    @property
+    def corrects(self) -> bool:
+        return bool(self.feedback or (self.rounds and self.edits))
 
 
 class FittedSearch(Search):
@@ -55,9 +60,10 @@ def resolve_search(config: DecodeConfig) -> Search:
             raise RequestError(f"decode.beams is {config.beams}, fewer than the {config.candidates} candidates asked for")
         settings["beams"] = config.candidates
     if not settings["rerank"]:
-        if config.rounds:
-            raise RequestError(f"decode.rounds is {config.rounds}, but correction needs decode.rerank")
-        settings["rounds"] = 0
+        for key in ("feedback", "rounds"):
+            if given[key]:
+                raise RequestError(f"decode.{key} is {given[key]}, but correction needs decode.rerank")
+            settings[key] = 0
     return Search(**settings)
 
 
@@ -76,8 +82,8 @@ def fit(checkpoint: Checkpoint, search: Search, cache: str | None = None, track:
         sequences = _auto_sequences(checkpoint.inverter, longest)
         settings["batch_size"] = max(1, sequences // search.beams)
     if checkpoint.encoder is None:
-        settings |= {"rerank": False, "rounds": 0}
-    elif search.rounds:
+        settings |= {"rerank": False, "feedback": 0, "rounds": 0}
+    elif search.corrects:
         checkpoint.open_words(search.lexicon, cache, track)
     return FittedSearch(**settings)
 

@@ -166,7 +166,7 @@ def evaluate(
 
 def strategy_of(search: FittedSearch) -> str:
     """The search in words."""
-    judged = "" if not search.rerank else ", re-ranked and corrected" if search.rounds and search.edits else ", re-ranked"
+    judged = "" if not search.rerank else ", re-ranked and corrected" if search.corrects else ", re-ranked"
     return f"{search.strategy}, {search.beams} per vector{judged}"
 
 

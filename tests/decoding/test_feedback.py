@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import SENTENCES, Counting
+
+from v2t_cli.core.config import DecodeConfig
+from v2t_cli.core.similarity import unit_rows
+from v2t_cli.decoding import feedback as module
+from v2t_cli.decoding.candidates import Candidate, Row, rerank
+from v2t_cli.decoding.corrector import Corrector
+from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.feedback import BEAMS, STEP, Feedback
+from v2t_cli.decoding.generate import candidates_of
+from v2t_cli.decoding.search import fit, resolve_search
+from v2t_cli.io.vectors import Block
+
+
+def search(checkpoint, **settings):
+    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "fast", "feedback": 3, **settings})))
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What the decoder is given at each pass."""
+    passes = []
+
+    def recorded(inverter, tokenizer, vectors, search):
+        assert vectors.dtype == torch.float32 and (search.strategy, search.beams) == ("beam", BEAMS)
+        passes.append(vectors.numpy().copy())
+        return candidates_of(inverter, tokenizer, vectors, search)
+
+    monkeypatch.setattr(module, "candidates_of", recorded)
+    return passes
+
+
+def test_errors_add_up(opened, encoder, given):
+    vectors = 3 * unit_rows(encoder.encode(SENTENCES[:3]))
+    before = vectors.copy()
+    first, second = unit_rows(encoder.encode(SENTENCES[3:6])), unit_rows(encoder.encode(SENTENCES[6:8]))
+    feedback = Feedback(opened.inverter, opened.tokenizer, search(opened), vectors)
+    texts = feedback.write([0, 1, 2], first)
+    feedback.write([2, 0], 7 * second)  # whatever their length, it is that of the wanted vectors
+    moved = vectors + STEP * (vectors - 3 * first)
+    np.testing.assert_allclose(given[0], moved, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(given[1], moved[[2, 0]] + STEP * (vectors[[2, 0]] - 3 * second), rtol=1e-5, atol=1e-6)
+    assert np.array_equal(vectors, before), "what is wanted stays"
+    assert [1 <= len(set(of_row)) == len(of_row) <= BEAMS for of_row in texts] == [True] * 3
+
+
+def test_what_the_encoder_reads_as_wanted_is_written_again_for_the_same_vector(opened, encoder, given):
+    vectors = encoder.encode(SENTENCES[:1])
+    Feedback(opened.inverter, opened.tokenizer, search(opened), vectors).write([0], vectors)
+    np.testing.assert_allclose(given[0], vectors, rtol=1e-5, atol=1e-6)
+
+
+def corrected(checkpoint, start, truth, **settings):
+    """The row of a vector after correction, the texts that were embedded for it, and the best cosine at the start."""
+    fitted, encoder = search(checkpoint, **settings), Counting(checkpoint.encoder)
+    checkpoint.open_words(2**17)
+    row, target = Row(0, [Candidate(text, -10.0) for text in start]), encoder.encode([truth])
+    corrector = Corrector(checkpoint.inverter, checkpoint.tokenizer, encoder, checkpoint.words, fitted)
+    rerank([row], target, encoder, corrector.ranking)
+    before, encoder.texts = row.best.cosine, []
+    corrector.correct([row], target)
+    assert row.encoder_calls - len(start) == len(encoder.texts)
+    return row, encoder.texts, before
+
+
+def test_the_decoder_improves_on_what_it_wrote(opened):
+    """Without edits. The texts come with their log-probability for the wanted vector."""
+    row, texts, before = corrected(opened, ["Кот спит."], SENTENCES[0], feedback=4)
+    assert before < row.best.cosine and row.best.text in texts
+    assert all(np.isfinite(it.logprob) for it in row.candidates)
+    alone, _, _ = corrected(opened, [row.best.text], SENTENCES[0], feedback=0)
+    assert alone.best.cosine == pytest.approx(row.best.cosine, abs=1e-6)
+
+
+def test_no_text_is_embedded_twice_and_no_more_than_allowed(opened):
+    start = ["Кот спит.", "Дом."]
+    _, texts, _ = corrected(opened, start, SENTENCES[0], feedback=6, until_cosine=1.0)
+    assert len(texts) == len({*texts, *start}) - len(start) > BEAMS // 2
+    for limit in (0, 1, 3):
+        assert len(corrected(opened, start, SENTENCES[0], feedback=6, until_cosine=1.0, encoder_calls=limit)[1]) == limit
+
+
+def test_vectors_that_are_read_are_left_alone(opened, given):
+    row, texts, _ = corrected(opened, [SENTENCES[0]], SENTENCES[0], until_cosine=0.999)
+    assert row.best.text == SENTENCES[0] and not texts and not given
+
+
+def test_rows_do_not_depend_on_those_beside_them(opened, encoder):
+    vectors = encoder.encode([*SENTENCES[:6], "Совсем другой текст, длинный и странный."])
+    fitted = search(opened, until_cosine=1.0)
+    together = [row.best.text for row in decode(opened, [Block(0, vectors)], fitted)]
+    alone = [row.best.text for i in range(len(vectors)) for row in decode(opened, [Block(i, vectors[i : i + 1])], fitted)]
+    assert together == alone
+
+
+def test_without_an_encoder_nothing_is_written_again(loaded, encoder, given):
+    bare = replace(loaded, encoder=None)
+    assert [row.best.cosine for row in decode(bare, [Block(0, encoder.encode(SENTENCES[:2]))], search(bare))] == [None, None]
+    assert not given
