@@ -122,11 +122,12 @@ def test_it_finds_the_text(counting, start):
     assert calls == len(counting.encoder.texts), "what it reports is what it asked"
 
 
+@pytest.mark.parametrize("feedback", [0, 3])
 @pytest.mark.parametrize("start", ["Мой брат ждёт ключи в саду.", "Мама ищет газету дома."])
-def test_drafts_guide_but_exact_vectors_decide(opened, start):
+def test_drafts_guide_but_exact_vectors_decide(opened, start, feedback):
     opened.open_words(2**17)
     encoder = Drafting(opened.encoder)
-    row, calls, _ = corrected(replace(opened, encoder=encoder), [start], rounds=3)
+    row, calls, _ = corrected(replace(opened, encoder=encoder), [start], rounds=3, feedback=feedback)
     assert calls == len(encoder.texts)
     exact = unit_rows(opened.encoder.encode([it.text for it in row])) @ unit_rows(opened.encoder.encode([TRUTH]))[0]
     np.testing.assert_allclose([it.cosine for it in row], exact, atol=1e-5)
@@ -311,7 +312,7 @@ def test_best_is_at_least_as_near_as_balanced(opened, encoder, caplog):
     target = encoder.encode(["Дядя читает письма в саду.", "Тётя пьёт чай на даче.", *SENTENCES[:2]])
     balanced = decoded(opened, target, quality="balanced", beams=8, logprob_weight=0)
     caplog.set_level("DEBUG", "v2t")
-    best = decoded(opened, target, beams=8, logprob_weight=0)
+    best = decoded(opened, target, feedback=None, beams=8, logprob_weight=0)
     ranking = Ranking(0, 0.9999, opened.lexicon)
     assert all(ranking.by_cosine(b.best) <= ranking.by_cosine(a.best) + 1e-6 for a, b in zip(balanced, best))
     assert sum(b.best.cosine for b in best) > sum(a.best.cosine for a in balanced)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import SENTENCES, Counting
+from tiny import DIM, SENTENCES, Counting
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.core.similarity import unit_rows
@@ -18,7 +18,7 @@ from v2t_cli.io.vectors import Block
 
 
 def search(checkpoint, **settings):
-    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "fast", "feedback": 3, **settings})))
+    return fit(checkpoint, resolve_search(DecodeConfig(**{"quality": "balanced", "rounds": 0, "feedback": 3, **settings})))
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def given(monkeypatch):
     passes = []
 
     def recorded(inverter, tokenizer, vectors, search):
-        assert vectors.dtype == torch.float32 and (search.strategy, search.beams) == ("beam", BEAMS)
+        assert vectors.dtype == torch.float32 and (search.strategy, search.beams <= BEAMS) == ("beam", True)
         passes.append(vectors.numpy().copy())
         return candidates_of(inverter, tokenizer, vectors, search)
 
@@ -68,13 +68,49 @@ def corrected(checkpoint, start, truth, **settings):
     return row, encoder.texts, before
 
 
-def test_the_decoder_improves_on_what_it_wrote(opened):
-    """Without edits. The texts come with their log-probability for the wanted vector."""
-    row, texts, before = corrected(opened, ["Кот спит."], SENTENCES[0], feedback=4)
-    assert before < row.best.cosine and row.best.text in texts
-    assert all(np.isfinite(it.logprob) for it in row.candidates)
-    alone, _, _ = corrected(opened, [row.best.text], SENTENCES[0], feedback=0)
-    assert alone.best.cosine == pytest.approx(row.best.cosine, abs=1e-6)
+def test_the_decoder_improves_on_what_it_wrote(opened, given):
+    """From its own texts, and without edits: so nothing is said about words. The log-probabilities are those for the wanted vector."""
+    truth = "Кот спит."
+    target = torch.from_numpy(opened.encoder.encode([truth]))
+    start = [it.text for it in candidates_of(opened.inverter, opened.tokenizer, target, search(opened))[0]]
+    row, texts, before = corrected(opened, start, truth, feedback=6, logprob_weight=0)
+    assert len(given) == 6 and before < row.best.cosine and row.best.text in texts
+    assert row.words is None and all(np.isfinite(it.logprob) for it in row.candidates)
+    (alone,) = (it for it in corrected(opened, [row.best.text], truth, feedback=0)[0].candidates)
+    assert alone.cosine == pytest.approx(row.best.cosine, abs=1e-6)
+
+
+def test_each_pass_is_told_of_the_nearest_text_of_the_last(opened, given, monkeypatch):
+    """Whether that is new or not."""
+    truth, near, far, start = SENTENCES[0], SENTENCES[1], "Да", "Кот спит."
+    passes = iter([[near, far], [far], [near, far], [near]])
+
+    def written(inverter, tokenizer, vectors, search):
+        given.append(vectors.numpy().copy())
+        return [[Candidate(text, -1.0) for text in next(passes)]]
+
+    monkeypatch.setattr(module, "candidates_of", written)
+    _, texts, _ = corrected(opened, [start], truth, feedback=4, until_cosine=1.0)
+    assert texts == [near, far]
+    target, of_near, of_far, of_start = opened.encoder.encode([truth, near, far, start])
+    assert unit_rows(of_near[None]) @ target > unit_rows(of_far[None]) @ target
+    expected = target.copy()
+    for vectors, error in zip(given, (of_start, of_near, of_far, of_near), strict=True):
+        expected += STEP * (target - np.linalg.norm(target) * error / np.linalg.norm(error))
+        np.testing.assert_allclose(vectors[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [2, 8, 32])
+def test_it_takes_no_more_sequences_than_the_batch_allows(opened, encoder, beams, monkeypatch):
+    widths = []
+
+    def recorded(inverter, tokenizer, vectors, search):
+        widths.append(search.beams)
+        return candidates_of(inverter, tokenizer, vectors, search)
+
+    monkeypatch.setattr(module, "candidates_of", recorded)
+    list(decode(opened, [Block(0, encoder.encode(["Совсем другой текст."]))], search(opened, beams=beams, until_cosine=1.0)))
+    assert set(widths) == {min(beams, BEAMS)}
 
 
 def test_no_text_is_embedded_twice_and_no_more_than_allowed(opened):
@@ -91,8 +127,9 @@ def test_vectors_that_are_read_are_left_alone(opened, given):
 
 
 def test_rows_do_not_depend_on_those_beside_them(opened, encoder):
-    vectors = encoder.encode([*SENTENCES[:6], "Совсем другой текст, длинный и странный."])
-    fitted = search(opened, until_cosine=1.0)
+    """Whether these are finished sooner or not; a vector of zeros does no harm."""
+    vectors = np.concatenate([encoder.encode([*SENTENCES[:6], "Совсем другой текст, длинный и странный."]), np.zeros((1, DIM), np.float32)])
+    fitted = search(opened)
     together = [row.best.text for row in decode(opened, [Block(0, vectors)], fitted)]
     alone = [row.best.text for i in range(len(vectors)) for row in decode(opened, [Block(i, vectors[i : i + 1])], fitted)]
     assert together == alone

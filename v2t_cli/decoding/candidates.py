@@ -46,7 +46,7 @@ class Row:
     """The result for one vector: distinct candidates, best first.
 
     encoder_calls: how many texts were re-embedded for it. words: those of the best text, in order; None if the search did not
-    correct it, and so cannot tell how sure they are. id: that a store has for it.
+    edit it, and so cannot tell how sure they are. id: that a store has for it.
     """
 
     index: int

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v2t_cli.core.similarity import unit_rows
+from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
 from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
@@ -114,7 +114,7 @@ class Corrector:
         targets = torch.from_numpy(vectors).to(self.inverter.device)
         state = self._begin(unit_rows(vectors), rows)
         self._write_again(state, vectors)
-        for number in range(self.search.rounds if self.search.edits else 0):
+        for number in range(self.search.rounds if self.search.edits_texts else 0):
             tasks = [task for i, row in enumerate(state) for task in self._choose(i, row)]
             if not tasks:
                 break
@@ -122,7 +122,8 @@ class Corrector:
         self._conclude(rows, state, targets)
         for row, found in zip(rows, state):
             row.encoder_calls += found.calls
-            row.words = sure_words(row.best, sorted(found.explored, reverse=True), self.search.until_cosine)
+            if self.search.edits_texts:
+                row.words = sure_words(row.best, sorted(found.explored, reverse=True), self.search.until_cosine)
 
     def _begin(self, unit: np.ndarray, rows: list[Row]) -> list[_Search]:
         out = []
@@ -138,18 +139,21 @@ class Corrector:
     def _write_again(self, state: list[_Search], vectors: np.ndarray) -> None:
         """Let the decoder write again, search.feedback times, for the vectors that are not finished."""
         feedback = Feedback(self.inverter, self.tokenizer, self.search, vectors)
-        last = [row.candidates[0].vector for row in state]  # of what was written, the nearest
+        known = [{self._key(it.text): it.vector for it in row.candidates} for row in state]
+        last = [row.candidates[0].vector for row in state]  # of the texts of the last pass, the nearest
         for _ in range(self.search.feedback):
             going = [i for i, row in enumerate(state) if not self._finished(row)]
             if not going:
                 break
-            written = feedback.write(going, np.stack([vector for i in going if (vector := last[i]) is not None]))
+            written = feedback.write(going, np.array([last[i] for i in going]))
             texts = [list(islice(filter(state[i].take, of_row), self._left(state[i]))) for i, of_row in zip(going, written)]
             found = {}
-            for i, of_row, embedded in zip(going, texts, self._embed(texts)):
-                found[i] = state[i].judge(of_row, embedded)
-                state[i].calls += len(of_row)
-                last[i] = found[i][0].vector if of_row else last[i]
+            for i, of_row, new, embedded in zip(going, written, texts, self._embed(texts)):
+                found[i] = state[i].judge(new, embedded)
+                state[i].calls += len(new)
+                known[i].update(zip(map(self._key, new), embedded))
+                of_pass = [vector for text in of_row if (vector := known[i].get(self._key(text))) is not None]
+                last[i] = max(of_pass, key=lambda vector: row_cosine(vector[None], vectors[i][None]), default=last[i])
             self._keep(state, found)
 
     def _left(self, row: _Search) -> int:

@@ -60,8 +60,9 @@ def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, A
     files = hashes_of(checkpoint.folder, checkpoint.info.files)  # also of those whose lines somebody removed
     digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes() + json.dumps(files, sort_keys=True).encode())
     sampled = search.strategy == "sample"
-    # Interrupted runs of version 0.3.0 did not know forms.
-    left_out = {name for name, same in (("batch_size", not sampled), ("form", search.form == "auto")) if same}
+    # Interrupted runs of version 0.3.0 knew neither forms nor feedback.
+    same = {"batch_size": not sampled, "form": search.form == "auto", "feedback": not search.feedback}
+    left_out = {name for name, unimportant in same.items() if unimportant}
     settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=left_out)}
     device, dtype = checkpoint.inverter.device.type, str(checkpoint.inverter.lm.dtype).removeprefix("torch.")
     chosen = device == "cpu" and dtype != "float32" and search.precision == "auto"  # by the machine; another one may choose otherwise

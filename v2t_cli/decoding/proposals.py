@@ -54,7 +54,7 @@ class Effort(NamedTuple):
 class Wanted(NamedTuple):
     """What the words of a text should add up to.
 
-    target: (dim,), of length 1; places: in the lexicon, of the words of the decoder's candidates, int64.
+    target: (dim,), of length 1; places: in the lexicon, of the words of the decoder's first candidates, int64.
     """
 
     target: np.ndarray

@@ -35,8 +35,12 @@ class Search(DecodeConfig):
     edits: int  # of a text with words of the lexicon, the first time that it is edited
 
     @property
+    def edits_texts(self) -> bool:
+        return bool(self.rounds and self.edits)
+
+    @property
     def corrects(self) -> bool:
-        return bool(self.feedback or (self.rounds and self.edits))
+        return bool(self.feedback) or self.edits_texts
 
 
 class FittedSearch(Search):

@@ -97,7 +97,7 @@ class Evaluation:
     cut_texts: int  # longer than the encoder reads; 0 without an encoder
     unknown_words: float | None  # fraction of the words in texts that are not exact; None without such texts, or a lexicon
     confidence: list[Band]  # empty without an encoder
-    word_confidence: list[SureBand]  # empty without correction
+    word_confidence: list[SureBand]  # empty without edits
     samples: list[Sample]
     pairs: list[Sample]  # all of them; not in as_dict
     nearest: TextScores | None = None  # of the nearest training text instead of a decoded one
