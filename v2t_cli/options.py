@@ -117,7 +117,7 @@ QualityOption = Annotated[
     _option(
         "--quality",
         help="How long to search for a better text. fast: 2 guesses; the one closer to the vector wins. balanced (default): "
-        "8 guesses, and the closest one is corrected. best: 32 guesses, new ones from what these lack, and more corrections.",
+        "8 guesses, and the closest one is corrected. best: 32 guesses, then more guesses and more corrections.",
         panel=SEARCH,
     ),
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from v2t_cli.core.similarity import row_cosine
+from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.lexicon import Lexicon
 
@@ -32,6 +32,12 @@ class Candidate:
         """The cosine of a re-embedded candidate."""
         assert self.cosine is not None
         return self.cosine
+
+    @property
+    def unit_vector(self) -> np.ndarray:
+        """The vector of a re-embedded candidate, of length 1."""
+        assert self.vector is not None
+        return unit_rows(self.vector[None])[0]
 
 
 class SureWord(NamedTuple):

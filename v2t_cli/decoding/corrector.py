@@ -1,6 +1,6 @@
 """Correction: from the best candidates of a vector to better ones, judged by re-embedding.
 
-First the decoder writes again, with what its texts lacked added to its input. Then best-first search. In each round the most
+First the decoder writes again, with what its last text lacked added to its input. A best-first search follows: in each round the most
 promising text of each vector is edited: its words are replaced by words of the lexicon that the vector, and the gradient of an encoder
 that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
 edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v2t_cli.core.similarity import row_cosine, unit_rows
+from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
 from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
@@ -113,7 +113,8 @@ class Corrector:
         """
         targets = torch.from_numpy(vectors).to(self.inverter.device)
         state = self._begin(unit_rows(vectors), rows)
-        self._write_again(state, vectors)
+        if self.search.feedback:
+            self._write_again(state, vectors)
         for number in range(self.search.rounds if self.search.edits_texts else 0):
             tasks = [task for i, row in enumerate(state) for task in self._choose(i, row)]
             if not tasks:
@@ -139,13 +140,13 @@ class Corrector:
     def _write_again(self, state: list[_Search], vectors: np.ndarray) -> None:
         """Let the decoder write again, search.feedback times, for the vectors that are not finished."""
         feedback = Feedback(self.inverter, self.tokenizer, self.search, vectors)
-        known = [{self._key(it.text): it.vector for it in row.candidates} for row in state]
-        last = [row.candidates[0].vector for row in state]  # of the texts of the last pass, the nearest
+        known = [{self._key(it.text): it.unit_vector for it in row.candidates} for row in state]
+        last = [row.candidates[0].unit_vector for row in state]  # of the texts of the last pass, the nearest
         for _ in range(self.search.feedback):
             going = [i for i, row in enumerate(state) if not self._finished(row)]
             if not going:
                 break
-            written = feedback.write(going, np.array([last[i] for i in going]))
+            written = feedback.write(going, np.stack([last[i] for i in going]))
             texts = [list(islice(filter(state[i].take, of_row), self._left(state[i]))) for i, of_row in zip(going, written)]
             found = {}
             for i, of_row, new, embedded in zip(going, written, texts, self._embed(texts)):
@@ -153,7 +154,7 @@ class Corrector:
                 state[i].calls += len(new)
                 known[i].update(zip(map(self._key, new), embedded))
                 of_pass = [vector for text in of_row if (vector := known[i].get(self._key(text))) is not None]
-                last[i] = max(of_pass, key=lambda vector: row_cosine(vector[None], vectors[i][None]), default=last[i])
+                last[i] = max(of_pass, key=state[i].wanted.target.dot, default=last[i])
             self._keep(state, found)
 
     def _left(self, row: _Search) -> int:
@@ -183,8 +184,7 @@ class Corrector:
         for _, _, it, times in sorted(ranked, key=lambda ranks: ranks[:2])[: self.search.width]:
             row.edited[it.text] = times + 1
             effort = Effort(self.search.edits * EFFORTS[times], thorough=times > 0)
-            assert it.vector is not None  # re-embedded
-            out.append(_Task(number, Parsed(it.text), unit_rows(it.vector[None])[0], it.nearness, effort))
+            out.append(_Task(number, Parsed(it.text), it.unit_vector, it.nearness, effort))
         return out
 
     def _edit(self, tasks: list[_Task], state: list[_Search], targets: Tensor, first: bool) -> None:

@@ -1,8 +1,8 @@
-"""Feedback: the decoder writes again, for vectors that are moved against the error of what it wrote.
+"""Feedback: the decoder writes again, with what its last text lacked added to its input.
 
-If the decoder wrote x for the vector v, and e(x) is the vector of x, then v - e(x) is what x lacks. A part of it is added to the
-decoder's input, and the decoder writes again. The errors add up from one pass to the next, so that a text which comes back unchanged
-is pushed on. This is van Cittert's iteration (1931), which sharpens blurred signals; it needs neither training nor gradients.
+If the decoder wrote x for the vector v, and e(x) is the vector of x, then v - e(x) is what x lacks, its error. A part of it is added
+to the decoder's input, and the decoder writes again. The errors add up from one pass to the next, so if the same text comes back, the
+input moves on. This is van Cittert's iteration (1931), which sharpens blurred signals; it needs neither training nor gradients.
 
 Measured with examples/en-mini on 150 held-out service dialogues, without edits, case and blanks aside: 8 beams find 74 texts;
 with one to four passes 80, 81, 84 and 88. With the error of the nearest text so far, instead of the last one, they find 82.
@@ -31,13 +31,14 @@ class Feedback:
 
     def __init__(self, inverter: Inverter, tokenizer: Any, search: FittedSearch, vectors: np.ndarray):
         self._inverter, self._tokenizer = inverter, tokenizer
-        self._search = search.model_copy(update={"strategy": "beam", "beams": min(BEAMS, search.beams)})  # no more than fit the batch
+        beams = min(BEAMS, search.beams)  # batches are made for search.beams
+        self._search = search.model_copy(update={"strategy": "beam", "beams": beams})
         self._wanted, self._given = vectors, vectors.copy()
 
     def write(self, rows: list[int], written: np.ndarray) -> list[list[str]]:
         """The texts that the decoder writes next for each of the rows, at most BEAMS.
 
-        written: (len(rows), dim), the vectors of the nearest texts that it wrote last; their length does not matter.
+        written: (len(rows), dim), for each row the vector of the nearest text of the last pass; its length does not matter.
         """
         wanted = self._wanted[rows]
         self._given[rows] += STEP * (wanted - np.linalg.norm(wanted, axis=1, keepdims=True) * unit_rows(written))

@@ -36,10 +36,12 @@ class Search(DecodeConfig):
 
     @property
     def edits_texts(self) -> bool:
+        """Whether there are rounds of edits; only these tell how sure the words are."""
         return bool(self.rounds and self.edits)
 
     @property
     def corrects(self) -> bool:
+        """Whether there is correction of any kind: by feedback, or by edits."""
         return bool(self.feedback) or self.edits_texts
 
 
