@@ -46,6 +46,42 @@ def test_the_most_probable_beam_is_that_of_transformers(decoder):
         assert [it.ids for it in written] == beam
 
 
+@pytest.fixture
+def positions(monkeypatch):
+    """How many positions the decoder reads at each step."""
+    read, next_logits = [], Inverter.next_logits
+    monkeypatch.setattr(
+        Inverter, "next_logits", lambda self, embeds, cache: read.append(embeds.shape[1]) or next_logits(self, embeds, cache)
+    )
+    return read
+
+
+def test_each_step_reads_only_what_is_new(decoder, positions):
+    model, tokenizer = inverter(decoder, tokens=2)
+    generate(model, tokenizer, token_batch(tokenizer)[0], settings(strategy="beam", beams=3))
+    assert positions[0] == 2 and set(positions[1:]) == {1}
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_the_name_that_the_decoder_gives_it(decoder, positions, monkeypatch, name):
+    """It changed in transformers 5.24; code that comes with a model may keep the old one."""
+    model, tokenizer = inverter(decoder)
+    vectors, _, _ = token_batch(tokenizer)
+    expected = [it.ids for it, *_ in generate(model, tokenizer, vectors, settings())]
+    own, forward = model._cache_name, model.lm.forward
+
+    def new(inputs_embeds, use_cache, cache):
+        return forward(inputs_embeds=inputs_embeds, use_cache=use_cache, **{own: cache})
+
+    def old(inputs_embeds, use_cache, past_key_values):
+        return new(inputs_embeds, use_cache, past_key_values)
+
+    monkeypatch.setattr(model.lm, "forward", {"cache": new, "past_key_values": old}[name])
+    positions.clear()
+    assert [it.ids for it, *_ in generate(Inverter(model.lm, model.adapter).eval(), tokenizer, vectors, settings())] == expected
+    assert set(positions) == {1}
+
+
 def test_texts_are_the_same_without_a_cache(decoder, monkeypatch):
     model, tokenizer = inverter(decoder, tokens=2)
     vectors, _, _ = token_batch(tokenizer)

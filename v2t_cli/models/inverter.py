@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from v2t_cli.models.adapters import Adapter
 from v2t_cli.models.language_model import pad
 
+CACHE_NAMES = "cache", "past_key_values"  # of the argument of a decoder: since transformers 5.24, and before
+
 
 class Inverter(nn.Module):
     """Reads a sentence vector as prefix positions and writes the sentence.
@@ -32,7 +34,8 @@ class Inverter(nn.Module):
         self.lm = lm
         self.adapter = adapter
         parameters = inspect.signature(lm.forward).parameters
-        self._keeps_logits, self._takes_cache = "logits_to_keep" in parameters, "past_key_values" in parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._cache_name = next((name for name in CACHE_NAMES if name in parameters), None)
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +76,7 @@ class Inverter(nn.Module):
 
     def new_cache(self) -> DynamicCache | None:
         """An empty key-value cache whose rows can be selected; None if the decoder has no such cache."""
-        if not self._takes_cache:
+        if self._cache_name is None:
             return None
         cache = DynamicCache(config=self.lm.config)
         return cache if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers) else None
@@ -84,8 +87,8 @@ class Inverter(nn.Module):
         embeds: (batch, time, hidden), what the cache does not hold yet; it is added to the cache.
         """
         more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_logits else {}
-        if cache is not None:
-            more["past_key_values"] = cache
+        if cache is not None and self._cache_name is not None:
+            more[self._cache_name] = cache
         return self.lm(inputs_embeds=embeds, use_cache=cache is not None, **more).logits[:, -1].float()
 
 
