@@ -22,13 +22,20 @@ def search(checkpoint, **settings):
 
 
 @pytest.fixture
-def given(monkeypatch):
-    """What the decoder is given at each pass."""
+def searches():
+    """The settings of each pass."""
+    return []
+
+
+@pytest.fixture
+def given(monkeypatch, searches):
+    """What the decoder is given at each pass: (rows, dim)."""
     passes = []
 
     def recorded(inverter, tokenizer, vectors, search):
-        assert vectors.dtype == torch.float32 and (search.strategy, search.beams <= BEAMS) == ("beam", True)
+        assert vectors.dtype == torch.float32
         passes.append(vectors.numpy().copy())
+        searches.append(search)
         return candidates_of(inverter, tokenizer, vectors, search)
 
     monkeypatch.setattr(module, "candidates_of", recorded)
@@ -100,17 +107,11 @@ def test_each_pass_is_told_of_the_nearest_text_of_the_last(opened, given, monkey
         np.testing.assert_allclose(vectors[0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("beams", [2, 8, 32])
-def test_it_takes_no_more_sequences_than_the_batch_allows(opened, encoder, beams, monkeypatch):
-    widths = []
-
-    def recorded(inverter, tokenizer, vectors, search):
-        widths.append(search.beams)
-        return candidates_of(inverter, tokenizer, vectors, search)
-
-    monkeypatch.setattr(module, "candidates_of", recorded)
-    list(decode(opened, [Block(0, encoder.encode(["Совсем другой текст."]))], search(opened, beams=beams, until_cosine=1.0)))
-    assert set(widths) == {min(beams, BEAMS)}
+@pytest.mark.parametrize("settings", [{"beams": 2}, {"beams": 8}, {"beams": 32}, {"beams": 8, "strategy": "sample"}])
+@pytest.mark.usefixtures("given")
+def test_it_takes_no_more_sequences_than_the_batch_allows(opened, encoder, searches, settings):
+    list(decode(opened, [Block(0, encoder.encode(["Совсем другой текст."]))], search(opened, until_cosine=1.0, **settings)))
+    assert {(it.strategy, it.beams) for it in searches} == {("beam", min(settings["beams"], BEAMS))}
 
 
 def test_no_text_is_embedded_twice_and_no_more_than_allowed(opened):
@@ -121,7 +122,7 @@ def test_no_text_is_embedded_twice_and_no_more_than_allowed(opened):
         assert len(corrected(opened, start, SENTENCES[0], feedback=6, until_cosine=1.0, encoder_calls=limit)[1]) == limit
 
 
-def test_vectors_that_are_read_are_left_alone(opened, given):
+def test_finished_vectors_are_left_alone(opened, given):
     row, texts, _ = corrected(opened, [SENTENCES[0]], SENTENCES[0], until_cosine=0.999)
     assert row.best.text == SENTENCES[0] and not texts and not given
 
