@@ -75,13 +75,16 @@ def test_drafts_share_the_tokenizer_and_take_half_the_memory(labse, monkeypatch)
         assert (rough.dtype, exact.dtype) == (torch.bfloat16, torch.float32) and torch.equal(rough, exact.bfloat16())
 
 
-@pytest.mark.parametrize(("allowed", "expected"), [(None, True), ("ALL", True), ("avx512_core_amx", True), ("AVX512_CORE_FP16", False)])
-def test_matrix_units_that_the_user_keeps_from_pytorch_are_not_used(monkeypatch, allowed, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+@pytest.mark.parametrize("units", ["amx_bf16", "avx512_bf16"])
+@pytest.mark.parametrize(("allowed", "expected"), [(None, True), ("ALL", True), ("avx512_core_bf16", True), ("AVX512_CORE_VNNI", False)])
+def test_units_for_bfloat16_are_used_unless_the_user_keeps_pytorch_from_them(monkeypatch, units, allowed, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True}, raising=False)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     if allowed:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
     assert has_fast_bfloat16(torch.device("cpu")) == expected and not has_fast_bfloat16(torch.device("meta"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    assert not has_fast_bfloat16(torch.device("cpu"))
 
 
 def test_texts_are_streamed(encoder, monkeypatch):

@@ -37,17 +37,17 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether this is a CPU with matrix units for bfloat16 (AMX); others compute float32 about as fast, or faster.
+    """Whether this CPU multiplies matrices in bfloat16, with AMX or AVX-512 BF16. Others compute float32 about as fast, or faster.
 
-    ONEDNN_MAX_CPU_ISA, by which users keep PyTorch's kernels from such units, is respected.
+    ONEDNN_MAX_CPU_ISA, by which users keep PyTorch's kernels from such instructions, is respected.
     """
     import torch
 
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    if allowed not in ("", "ALL", "DEFAULT") and "AMX" not in allowed:
+    if allowed not in ("", "ALL", "DEFAULT") and not any(name in allowed for name in ("BF16", "FP16", "AMX", "AVX10")):
         return False
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
-    return device.type == "cpu" and bool(capabilities.get("amx_bf16"))
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def lowered(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

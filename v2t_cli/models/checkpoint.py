@@ -49,8 +49,8 @@ from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.models.words import Words
 
 LM = "lm."  # prefix of the decoder's weights in the inverter
-# Width of the embeddings from which bfloat16 pays on a CPU with matrix units for it: 64 rows at once then take 1.35 times as long in
-# float32, but no longer at 128.
+# Width of the embeddings from which bfloat16 pays on a CPU with instructions for it: 64 rows at once take 1.35 times as long in float32
+# with AMX, but no longer at 128; 1.7 times with AVX-512 BF16.
 WIDE = 256
 UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 
