@@ -6,8 +6,9 @@ import torch
 from tiny import DIM, SENTENCES
 
 from v2t_cli.core.config import DecodeConfig
+from v2t_cli.decoding import casing
 from v2t_cli.decoding.candidates import Candidate, Row, rerank
-from v2t_cli.decoding.casing import _variants, blindness, recase, without_blanks
+from v2t_cli.decoding.casing import _first_changes, _variants, blindness, recase, without_blanks
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.models.encoder import Encoder
@@ -70,6 +71,45 @@ def test_the_decoder_chooses_the_case(opened, change):
 def test_a_text_that_is_right_stays(opened):
     targets = torch.from_numpy(opened.encoder.encode(SENTENCES[:5]))
     assert recase(SENTENCES[:5], targets, opened.inverter, opened.tokenizer, Lexicon([], [], []))[0] == SENTENCES[:5]
+
+
+def test_variants_with_an_improbable_first_change_are_not_scored(opened, monkeypatch):
+    texts = [text.lower() for text in SENTENCES[:20]]
+    targets, scored = torch.from_numpy(opened.encoder.encode(texts)), []
+
+    def recorded(inverter, vectors, rows, *more):
+        scored.append(len(rows))
+        return log_likelihood(inverter, vectors, rows, *more)
+
+    monkeypatch.setattr(casing, "log_likelihood", recorded)
+    found = []
+    for hopeless in (casing.HOPELESS, np.inf):
+        monkeypatch.setattr(casing, "HOPELESS", hopeless)
+        scored.clear()
+        found.append((*recase(texts, targets, opened.inverter, opened.tokenizer, Lexicon.of_texts(SENTENCES)), scored[0]))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4)
+    assert found[0][2] < 0.7 * found[1][2]
+
+
+def test_how_much_more_probable_a_first_change_is(opened):
+    """Against the log-probability of the rows up to this change."""
+    groups = [tokenize(opened.tokenizer, [text, text.lower(), text.upper(), text + "!"]) for text in SENTENCES[:4]]
+    groups[2] = groups[2][:1]  # of which nothing else is asked
+    groups[3][0] = groups[3][0] * 100  # longer than the decoder reads
+    rows, sizes = [row for group in groups for row in group], [len(group) for group in groups]
+    owners = np.repeat(np.arange(4), sizes)
+    targets, pad_id = torch.from_numpy(opened.encoder.encode(SENTENCES[:4])), opened.tokenizer.pad_token_id
+    found = _first_changes(opened.inverter, targets, rows, owners, sizes, pad_id)
+    expected = []
+    for owner, (first, *others) in enumerate(groups[:2]):
+        expected.append(0.0)
+        for other in others:
+            place = next((i for i, (a, b) in enumerate(zip(first, other)) if a != b), 0)
+            both = log_likelihood(opened.inverter, targets, [first[: place + 1], other[: place + 1]], np.array([owner, owner]), pad_id)
+            expected.append(both[1] - both[0])
+    np.testing.assert_allclose(found, [*expected, *[0.0] * 5], atol=1e-4)
+    assert np.count_nonzero(found) >= 5
 
 
 def test_corrected_texts_have_the_decoders_case(opened):

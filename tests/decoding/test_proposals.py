@@ -46,7 +46,9 @@ def rearranged(text: str, cosine: float, effort=EASY, first: bool = False) -> li
 def test_more_effort_is_more_of_everything():
     efforts = [Effort(edits, False) for edits in (1, 25, 100, 1200)]
     assert [it.few for it in efforts] == [1, 1, 4, 48]
-    assert [it.tokens for it in efforts] == [0, 7, 30, 360] and [it.sums for it in efforts] == [0, 15, 60, 720]
+    assert [it.tokens for it in efforts] == [0, 7, 30, 360] and [it.sums for it in efforts] == [0, 10, 40, 480]
+    assert [it.order(3) for it in efforts] == [it.order(6) for it in efforts] == [22, 70, 220, 2420]
+    assert [efforts[1].order(words) for words in (7, 12, 42)] == [60, 35, 10], "no more characters to embed than of a sentence"
 
 
 def test_frequency_says_more_about_texts_that_are_far_away():

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.decoding.edits import Parsed, apply, together
 from v2t_cli.models.encoder import PROBE, Encoder
-from v2t_cli.models.inverter import Inverter, log_likelihood
-from v2t_cli.models.language_model import tokenize
+from v2t_cli.models.inverter import Inverter, log_likelihood, logit_batches
+from v2t_cli.models.language_model import pad, tokenize
 from v2t_cli.models.lexicon import Lexicon
 
 ROUNDS = 3  # changes of case in a row, at most
+# A variant is not scored whose first other token is this many nats less probable than the text's own. Measured with examples/en-mini
+# on 200 service dialogues: none of the 512 variants that were more probable is lost, and 3 or 4 of 12 variants of a text remain.
+HOPELESS = 6.0
 _MARK = re.compile(r" *([.,!?;:…]) *")
 _BEFORE_MARKS = re.compile(r" +(?=[.,!?;:…])")
 _AFTER_MARKS = re.compile(r"(?<=[.,!?;:…]) +")
@@ -64,14 +69,16 @@ def recase(
     moved = list(range(len(texts)))
     for _ in range(ROUNDS):
         variants = [list(dict.fromkeys([best[i], *_variants(best[i], lexicon, blanks)])) for i in moved]
-        owners = np.repeat(np.array(moved, dtype=np.int64), [len(of_text) for of_text in variants])
+        sizes = [len(of_text) for of_text in variants]
+        owners = np.repeat(np.array(moved, dtype=np.int64), sizes)
         ids = tokenize(tokenizer, [text for of_text in variants for text in of_text])
         limit = inverter.n_positions or np.inf
-        fits = [len(of_text) <= limit for of_text in ids]
+        scored = np.array([len(of_text) <= limit for of_text in ids])
+        scored &= _first_changes(inverter, targets, ids, owners, sizes, tokenizer.pad_token_id) > -HOPELESS
         found = np.full(len(ids), -np.inf)
-        found[fits] = log_likelihood(inverter, targets, [it for it, fit in zip(ids, fits) if fit], owners[fits], tokenizer.pad_token_id)
+        found[scored] = log_likelihood(inverter, targets, [ids[i] for i in np.flatnonzero(scored)], owners[scored], tokenizer.pad_token_id)
         before, moved = moved, []
-        for i, of_text, scores in zip(before, variants, np.split(found, np.cumsum([len(of_text) for of_text in variants])[:-1])):
+        for i, of_text, scores in zip(before, variants, np.split(found, np.cumsum(sizes)[:-1])):
             top = int(np.argmax(scores))
             if top:
                 moved.append(i)
@@ -79,6 +86,41 @@ def recase(
         if not moved:
             break
     return best, logprobs
+
+
+def _first_changes(
+    inverter: Inverter, targets: Tensor, rows: list[list[int]], owners: np.ndarray, sizes: list[int], pad_id: int
+) -> np.ndarray:
+    """How much more probable, in nats, the first token of each row is in which it differs from the first row of its group: (len(rows),).
+
+    rows: of tokens, in groups of these sizes; owners: for each row, whose target (dim,) it is for. One pass over the first rows tells it; 0
+    for these, and where the first row is too long for the decoder.
+    """
+    out, starts = np.zeros(len(rows)), np.cumsum([0, *sizes])
+    limit = inverter.n_positions or np.inf
+    groups = np.array([group for group, start in enumerate(starts[:-1]) if len(rows[start]) <= limit], dtype=np.int64)
+    for batch in logit_batches(inverter, np.array([len(rows[starts[group]]) for group in groups], dtype=np.int64)):
+        first = starts[groups[batch]]
+        changes = [
+            (number, place, row, own, new)
+            for number, start in enumerate(first)
+            for row in range(start + 1, start + sizes[groups[batch[number]]])
+            for place, own, new in islice(_differences(rows[start], rows[row]), 1)
+        ]
+        if not changes:
+            continue
+        with torch.inference_mode():
+            ids, _ = pad([rows[start] for start in first], pad_id, inverter.device)
+            of_batch = targets[torch.from_numpy(owners[first]).to(targets.device)]
+            logprobs = inverter.logits(of_batch, ids).log_softmax(dim=-1)  # (batch, time, vocabulary)
+            numbers, places, changed, own, new = (list(column) for column in zip(*changes))
+            out[changed] = (logprobs[numbers, places, new] - logprobs[numbers, places, own]).double().cpu().numpy()
+    return out
+
+
+def _differences(left: list[int], right: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Places in which two rows of tokens differ, with both tokens."""
+    return ((place, a, b) for place, (a, b) in enumerate(zip(left, right)) if a != b)
 
 
 def _variants(text: str, lexicon: Lexicon, blanks: bool) -> Iterator[str]:

@@ -136,8 +136,8 @@ class Parsed:
             yield edit(Span(start, start + 1, self.text[start].swapcase()))
 
     def swaps(self, neighbours: bool) -> Iterator[Edit]:
-        """Swap neighbours, then, unless only these are wanted, words that are up to REACH places apart."""
-        for distance in range(1, 2 if neighbours else REACH + 1):
+        """Swap neighbours, or words that are two to REACH places apart, the nearer ones first."""
+        for distance in range(1, 2) if neighbours else range(2, REACH + 1):
             for i, j in enumerate(range(distance, len(self))):
                 yield edit(Span(*self.spans[i], self.words[j]), Span(*self.spans[j], self.words[i]))
 

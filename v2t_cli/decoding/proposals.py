@@ -22,6 +22,7 @@ BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of
 NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not in the lexicon
 ORDERLY = 0.96  # cosine from which all changes of order are tried
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
+SENTENCE = 6  # words of a text of which all edits of order are tried
 
 
 class Effort(NamedTuple):
@@ -35,10 +36,9 @@ class Effort(NamedTuple):
         """Forms of each word, and words to insert at each place."""
         return max(1, self.edits // PER_FORM)
 
-    @property
-    def order(self) -> int:
-        """Edits that need no new word: enough for a sentence, few of the many that a long text has."""
-        return 20 + 2 * self.edits
+    def order(self, words: int) -> int:
+        """Edits that need no new word, of a text with that many words. A longer text has more of them, and each takes longer to embed."""
+        return (20 + 2 * self.edits) * SENTENCE // max(SENTENCE, words)
 
     @property
     def tokens(self) -> int:
@@ -47,8 +47,8 @@ class Effort(NamedTuple):
 
     @property
     def sums(self) -> int:
-        """Sums of edits."""
-        return 6 * self.edits // 10
+        """Sums of edits: the right one is nearly always the most promising, and seldom beyond the fifth."""
+        return 4 * self.edits // 10
 
 
 class Wanted(NamedTuple):
@@ -72,10 +72,10 @@ def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort,
     yield from text.marks(ends[: max(3, effort.edits // 8)] if first or cosine > NEAR else [])
     yield from text.cases()
     yield from text.sentence_moves()
-    orderly = cosine > ORDERLY or effort.thorough
-    yield from text.swaps(neighbours=not orderly)
-    if orderly:
+    yield from text.swaps(neighbours=True)
+    if cosine > ORDERLY or effort.thorough:  # moves first: they help more often
         yield from text.moves()
+        yield from text.swaps(neighbours=False)
     if effort.thorough:
         yield from text.rotations()
         yield from text.block_moves()
