@@ -68,6 +68,10 @@ def test_the_decoder_chooses_the_case(opened, change):
     np.testing.assert_allclose(logprobs, expected, rtol=1e-4)
 
 
+def test_no_texts_stay_none(opened):
+    assert recase([], torch.empty(0, DIM), opened.inverter, opened.tokenizer, Lexicon([], [], [])) == ([], [])
+
+
 def test_a_text_that_is_right_stays(opened):
     targets = torch.from_numpy(opened.encoder.encode(SENTENCES[:5]))
     assert recase(SENTENCES[:5], targets, opened.inverter, opened.tokenizer, Lexicon([], [], []))[0] == SENTENCES[:5]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import DIM, inverter, token_batch
+from transformers import AutoModelForCausalLM, MambaConfig, xLSTMConfig
 
 from v2t_cli.core.config import DecodeConfig
 from v2t_cli.decoding.generate import Reader, _draw, _most_probable, _search, generate
@@ -50,9 +51,12 @@ def test_the_most_probable_beam_is_that_of_transformers(decoder):
 def positions(monkeypatch):
     """How many positions the decoder reads at each step."""
     read, next_logits = [], Inverter.next_logits
-    monkeypatch.setattr(
-        Inverter, "next_logits", lambda self, embeds, cache: read.append(embeds.shape[1]) or next_logits(self, embeds, cache)
-    )
+
+    def recorded(self, embeds, cache):
+        read.append(embeds.shape[1])
+        return next_logits(self, embeds, cache)
+
+    monkeypatch.setattr(Inverter, "next_logits", recorded)
     return read
 
 
@@ -62,7 +66,7 @@ def test_each_step_reads_only_what_is_new(decoder, positions):
     assert positions[0] == 2 and set(positions[1:]) == {1}
 
 
-@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@pytest.mark.parametrize("name", ["cache", "past_key_values", None])
 def test_the_cache_goes_by_the_name_that_the_decoder_gives_it(decoder, positions, monkeypatch, name):
     """It changed in transformers 5.24; code that comes with a model may keep the old one."""
     model, tokenizer = inverter(decoder)
@@ -76,10 +80,13 @@ def test_the_cache_goes_by_the_name_that_the_decoder_gives_it(decoder, positions
     def old(inputs_embeds, use_cache, past_key_values):
         return new(inputs_embeds, use_cache, past_key_values)
 
-    monkeypatch.setattr(model.lm, "forward", {"cache": new, "past_key_values": old}[name])
+    def none(inputs_embeds, use_cache):
+        return forward(inputs_embeds=inputs_embeds, use_cache=use_cache)
+
+    monkeypatch.setattr(model.lm, "forward", {"cache": new, "past_key_values": old, None: none}[name])
     positions.clear()
     assert [it.ids for it, *_ in generate(Inverter(model.lm, model.adapter).eval(), tokenizer, vectors, settings())] == expected
-    assert set(positions) == {1}
+    assert positions == (list(range(1, len(positions) + 1)) if name is None else [1] * len(positions))
 
 
 def test_texts_are_the_same_without_a_cache(decoder, monkeypatch):
@@ -168,13 +175,19 @@ def test_draws_follow_the_distribution():
     assert {beam[0][0][0] for beam in few} == {3}
 
 
-def test_a_decoder_without_such_a_cache_is_read_whole():
-    """Mamba keeps a state, no keys and values."""
-    from transformers import MambaConfig, MambaForCausalLM
-
+@pytest.mark.parametrize(
+    "config",
+    [
+        MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4),
+        xLSTMConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_heads=2, chunk_size=16),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_decoder_without_such_a_cache_is_read_whole(config):
+    """These keep a state, no keys and values."""
     torch.manual_seed(0)
-    lm = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4))
-    model = Inverter(lm, Linear(DIM, 16, 1)).eval()
+    lm = AutoModelForCausalLM.from_config(config)
+    model = Inverter(lm, Linear(DIM, config.hidden_size, 1)).eval()
     assert model.new_cache() is None
     prefix = model.prefix(torch.randn(3, DIM))
     with torch.inference_mode():
@@ -182,5 +195,5 @@ def test_a_decoder_without_such_a_cache_is_read_whole():
         for row, ((ids, _),) in enumerate(found):
             embeds = prefix[row : row + 1]
             for token in ids:
-                assert lm(inputs_embeds=embeds).logits[0, -1].argmax() == token
+                assert lm(inputs_embeds=embeds, use_cache=False).logits[0, -1].argmax() == token
                 embeds = torch.cat([embeds, lm.get_input_embeddings()(torch.tensor([[token]]))], dim=1)

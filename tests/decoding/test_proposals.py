@@ -47,8 +47,17 @@ def test_more_effort_is_more_of_everything():
     efforts = [Effort(edits, False) for edits in (1, 25, 100, 1200)]
     assert [it.few for it in efforts] == [1, 1, 4, 48]
     assert [it.tokens for it in efforts] == [0, 7, 30, 360] and [it.sums for it in efforts] == [0, 10, 40, 480]
-    assert [it.order(3) for it in efforts] == [it.order(6) for it in efforts] == [22, 70, 220, 2420]
-    assert [efforts[1].order(words) for words in (7, 12, 42)] == [60, 35, 10], "no more characters to embed than of a sentence"
+    assert [it.rearrangements(3) for it in efforts] == [it.rearrangements(6) for it in efforts] == [22, 70, 220, 2420]
+
+
+def test_the_rearrangements_of_a_long_text_take_no_longer_to_embed():
+    for effort in EASY, THOROUGH:
+        assert max(words * effort.rearrangements(words) for words in range(6, 200)) == 6 * effort.rearrangements(6)
+    text = " ".join(f"слово{number}" for number in range(20)) + "."
+    first = rearranged(text, 0.97)[: EASY.rearrangements(20)]
+    assert text[:-1] + "?" in first, "another end"
+    assert any(set(it.lower().replace(".", "").split()) == set(text[:-1].split()) and it.lower() != text for it in first), "another order"
+    assert {len(it.split()) for it in first} == {19, 20}
 
 
 def test_frequency_says_more_about_texts_that_are_far_away():
@@ -56,12 +65,11 @@ def test_frequency_says_more_about_texts_that_are_far_away():
 
 
 class TestRearrangements:
-    def test_deletions_case_marks_and_neighbours_always(self):
+    def test_deletions_marks_case_and_neighbours_always_in_turns(self):
         assert rearranged(TEXT, 0.5) == [
-            *("Читает, суп.", "Мама, суп.", "Мама читает,."),
-            *("Мама читает суп.", "Мама читает,суп.", "Мама, читает, суп."),
-            *("мама читает, суп.", "Мама Читает, суп.", "Мама читает, Суп."),
-            *("Читает мама, суп.", "Мама суп, читает."),
+            *("Читает, суп.", "Мама читает суп.", "мама читает, суп.", "Читает мама, суп."),
+            *("Мама, суп.", "Мама читает,суп.", "Мама Читает, суп.", "Мама суп, читает."),
+            *("Мама читает,.", "Мама, читает, суп.", "Мама читает, Суп."),
         ]
 
     def test_other_ends_in_the_first_round_and_for_near_texts(self):

@@ -76,7 +76,11 @@ def test_drafts_share_the_tokenizer_and_take_half_the_memory(labse, monkeypatch)
 
 
 @pytest.mark.parametrize("units", ["amx_bf16", "avx512_bf16"])
-@pytest.mark.parametrize(("allowed", "expected"), [(None, True), ("ALL", True), ("avx512_core_bf16", True), ("AVX512_CORE_VNNI", False)])
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [(None, True), ("ALL", True), *((name, True) for name in ("avx512_core_bf16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10_1_512"))]
+    + [("AVX512_CORE", False), ("AVX512_CORE_VNNI", False), ("AVX2", False)],
+)
 def test_units_for_bfloat16_are_used_unless_the_user_keeps_pytorch_from_them(monkeypatch, units, allowed, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True}, raising=False)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")

@@ -37,7 +37,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether this CPU multiplies matrices in bfloat16, with AMX or AVX-512 BF16. Others compute float32 about as fast, or faster.
+    """Whether this CPU multiplies matrices in bfloat16, with AMX or AVX-512 BF16. Other CPUs compute float32 about as fast, or faster.
 
     ONEDNN_MAX_CPU_ISA, by which users keep PyTorch's kernels from such instructions, is respected.
     """

@@ -237,7 +237,7 @@ class Corrector:
         """The single edits to try, and their texts, which count as embedded."""
         text, effort = task.text, task.effort
         kinds: list[tuple[Iterable[Edit], int]] = [
-            (rearrangements(text, task.cosine, self.words.lexicon.ends, effort, first), effort.order(len(text))),
+            (rearrangements(text, task.cosine, self.words.lexicon.ends, effort, first), effort.rearrangements(len(text))),
             (text.digits(), effort.edits),
             (rewordings(text, task.own, row.wanted, shortlist, self.words, effort, gradients), effort.edits),
             (self._spelled(task, of_tokens[: 3 * effort.tokens]), effort.tokens),

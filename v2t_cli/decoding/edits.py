@@ -13,8 +13,8 @@ from v2t_cli.models.lexicon import WORD, inner_words, text_end
 
 _MARK = re.compile(r"[^\w\s]")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”»)]*(?=\s)|\Z)")
-REACH = 4  # places by which a word moves, at most: a text that is twice as long shall have twice as many edits
-SPREAD = 3  # places from one insertion to the next, at first
+REACH = 4  # places by which a word moves, at most: so the number of moves grows with the length, not with its square
+SPREAD = 3  # places from one insertion or deletion to the next, at first
 LONGEST_BLOCK = 4  # words that move together, at most
 
 
@@ -105,8 +105,8 @@ class Parsed:
         return Span(start - (start > 0 and self.text[start - 1] == " "), stop, "")
 
     def deletions(self) -> list[Edit]:
-        """One for each word, in order."""
-        return [edit(self._deletion(number)) for number in range(len(self))]
+        """One for each word; the first ones are spread over the text."""
+        return [edit(self._deletion(number)) for start in range(SPREAD) for number in range(start, len(self), SPREAD)]
 
     def marks(self, ends: Iterable[str]) -> Iterator[Edit]:
         """Each other end of the text; each mark inside it, or the blank after it, gone; a comma after each word that has none."""

@@ -49,8 +49,8 @@ from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.models.words import Words
 
 LM = "lm."  # prefix of the decoder's weights in the inverter
-# Width of the embeddings from which bfloat16 pays on a CPU with instructions for it: 64 rows at once take 1.35 times as long in float32
-# with AMX, but no longer at 128; 1.7 times with AVX-512 BF16.
+# Width of the embeddings from which bfloat16 pays on a CPU with instructions for it. With 64 rows at once, float32 takes 1.35 times as
+# long with AMX, and 1.7 times with AVX-512 BF16; at width 128, 0.95 and 1.4 times.
 WIDE = 256
 UNFINISHED = ".new-"  # prefix of the folder that a save writes to
 

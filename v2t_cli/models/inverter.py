@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from v2t_cli.models.adapters import Adapter
 from v2t_cli.models.language_model import pad
 
-CACHE_NAMES = "cache", "past_key_values"  # of the argument of a decoder: since transformers 5.24, and before
+CACHE_NAMES = "cache", "past_key_values"  # a decoder's argument for its cache: since transformers 5.24, and before
 
 
 class Inverter(nn.Module):
@@ -35,7 +35,7 @@ class Inverter(nn.Module):
         self.adapter = adapter
         parameters = inspect.signature(lm.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
-        self._cache_name = next((name for name in CACHE_NAMES if name in parameters), None)
+        self._cache_name = next((name for name in CACHE_NAMES if name in parameters), "")
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +76,7 @@ class Inverter(nn.Module):
 
     def new_cache(self) -> DynamicCache | None:
         """An empty key-value cache whose rows can be selected; None if the decoder has no such cache."""
-        if self._cache_name is None:
+        if not self._cache_name or getattr(self.lm, "_is_stateful", False):  # that of a recurrent decoder is a state
             return None
         cache = DynamicCache(config=self.lm.config)
         return cache if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers) else None
@@ -87,7 +87,7 @@ class Inverter(nn.Module):
         embeds: (batch, time, hidden), what the cache does not hold yet; it is added to the cache.
         """
         more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_logits else {}
-        if cache is not None and self._cache_name is not None:
+        if cache is not None:
             more[self._cache_name] = cache
         return self.lm(inputs_embeds=embeds, use_cache=cache is not None, **more).logits[:, -1].float()
 
