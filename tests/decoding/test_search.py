@@ -64,7 +64,7 @@ def test_texts_may_be_as_long_as_those_of_the_training(opened, monkeypatch):
         assert fit(replace(opened, info=info), resolved(max_new_tokens=30)).max_new_tokens == 30
 
 
-def test_only_a_search_that_corrects_opens_words(loaded, encoder, tmp_path):
+def test_only_a_search_that_edits_embeds_words(loaded, encoder, tmp_path):
     tracked = []
 
     @contextmanager
@@ -76,7 +76,8 @@ def test_only_a_search_that_corrects_opens_words(loaded, encoder, tmp_path):
     for settings in ({"rounds": 0}, {"edits": 0}, {"quality": "fast"}, {"rerank": False}):
         fit(checkpoint, resolved(**settings), str(tmp_path), track)
         assert checkpoint.words is None and not tracked
-    assert resolved(quality="fast", feedback=1).corrects
+    fit(checkpoint, feedback := resolved(quality="fast", feedback=1), str(tmp_path), track)
+    assert feedback.corrects and not len(checkpoint.words) and not tracked
     for count in (2**17, 3):
         fit(checkpoint, resolved(lexicon=count), str(tmp_path), track)
         assert len(checkpoint.words) == min(count, len(checkpoint.lexicon))

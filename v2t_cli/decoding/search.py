@@ -77,7 +77,7 @@ def fit(checkpoint: Checkpoint, search: Search, cache: str | None = None, track:
     """Fit a search to a checkpoint: texts as long as its training's and no longer than its positions, batches that fit, no
     re-ranking without an encoder.
 
-    If the search corrects, the words of the checkpoint's lexicon are embedded, unless `cache`, a folder, holds their vectors.
+    If the search edits texts, the words of the checkpoint's lexicon are embedded, unless `cache`, a folder, holds their vectors.
     """
     longest = search.max_new_tokens or max(USUAL_TOKENS, checkpoint.info.lengths.max_tokens)
     limit = checkpoint.inverter.n_positions
@@ -90,7 +90,7 @@ def fit(checkpoint: Checkpoint, search: Search, cache: str | None = None, track:
     if checkpoint.encoder is None:
         settings |= {"rerank": False, "feedback": 0, "rounds": 0}
     elif search.corrects:
-        checkpoint.open_words(search.lexicon, cache, track)
+        checkpoint.open_words(search.lexicon if search.edits_texts else 0, cache, track)
     return FittedSearch(**settings)
 
 
