@@ -16,7 +16,7 @@ from v2t_cli.models.inverter import Inverter
 PRESETS = {
     "fast": {"strategy": "beam", "beams": 2, "rerank": True, "feedback": 0, "rounds": 0, "width": 1, "edits": 25},
     "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 0, "rounds": 4, "width": 1, "edits": 25},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 1, "edits": 100},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 2, "edits": 100},
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
 AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
