@@ -1,7 +1,7 @@
 """Correction: from the best candidates of a vector to better ones, judged by re-embedding.
 
 First the decoder writes again, with what its last text lacked added to its input. A best-first search follows: in each round the most
-promising text of each vector is edited: its words are replaced by words of the lexicon that the vector, and the gradient of an encoder
+promising texts of each vector are edited. Words are replaced by words of the lexicon that the vector, and the gradient of an encoder
 that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
 edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
 again, more thoroughly, when the others have become less promising. The search follows the cosine, because the way to the right text
