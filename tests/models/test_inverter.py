@@ -7,7 +7,7 @@ from tiny import DIM, TEXTS, inverter, token_batch
 
 from v2t_cli.core.config import DecoderConfig
 from v2t_cli.models.adapters import ADAPTERS, Linear
-from v2t_cli.models.inverter import Inverter, log_likelihood, logit_batches
+from v2t_cli.models.inverter import Inverter, log_likelihood, text_batches
 from v2t_cli.models.language_model import load_lm, tokenize
 
 
@@ -99,12 +99,23 @@ def test_log_likelihood_is_the_negative_loss_of_each_row(decoder, monkeypatch, l
     assert log_likelihood(model, vectors, [], np.array([], dtype=np.int64), tokenizer.pad_token_id).shape == (0,)
 
 
-def test_batches_of_logits_are_bounded(decoder, monkeypatch):
-    model, _ = inverter(decoder)
-    monkeypatch.setattr("v2t_cli.models.inverter.MAX_LOGITS", 100 * model.lm.get_input_embeddings().num_embeddings)
-    lengths = np.random.default_rng(0).integers(1, 40, size=200)
-    lengths[7] = 500  # alone too long
-    batches = list(logit_batches(model, lengths))
-    assert sorted(np.concatenate(batches)) == list(range(200))
-    assert all(len(batch) * lengths[batch].max() <= 100 for batch in batches if 7 not in batch)
-    assert batches[-1].tolist() == [7] and len(batches) < 100
+def test_batches_of_texts_are_bounded(decoder, monkeypatch):
+    """Each holds at most MAX_LOGITS logits, except a text that alone has more; what does not fit the decoder is in none."""
+    model, tokenizer = inverter(decoder)
+    vocabulary = model.lm.get_input_embeddings().num_embeddings
+    monkeypatch.setattr("v2t_cli.models.inverter.MAX_LOGITS", 30 * vocabulary)
+    monkeypatch.setattr(Inverter, "n_positions", 40)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(1, vocabulary, size=length).tolist() for length in rng.integers(1, 20, size=200)]
+    rows[7], rows[8] = [1] * 40, [1] * 41
+    vectors, owners = torch.randn(3, DIM), rng.integers(3, size=200)
+    batches = list(text_batches(model, vectors, rows, owners, tokenizer.pad_token_id))
+    assert sorted(np.concatenate([batch.which for batch in batches])) == [i for i in range(200) if i != 8]
+    assert all(batch.ids.numel() <= 30 for batch in batches[:-1])
+    assert batches[-1].which.tolist() == [7] and len(batches) < 120
+    for batch in batches:
+        torch.testing.assert_close(batch.vectors, vectors[owners[batch.which]])
+        for i, ids, length in zip(batch.which, batch.ids.tolist(), batch.lengths.tolist()):
+            assert ids == rows[i] + [tokenizer.pad_token_id] * (len(ids) - length)
+    long = log_likelihood(model, vectors, rows[7:9], np.array([0, 0]), tokenizer.pad_token_id)
+    assert np.isfinite(long[0]) and long[1] == -np.inf

@@ -14,8 +14,8 @@ from torch import Tensor
 from v2t_cli.core.similarity import row_cosine
 from v2t_cli.decoding.edits import Parsed, apply, together
 from v2t_cli.models.encoder import PROBE, Encoder
-from v2t_cli.models.inverter import Inverter, log_likelihood, logit_batches
-from v2t_cli.models.language_model import pad, tokenize
+from v2t_cli.models.inverter import Inverter, log_likelihood, text_batches
+from v2t_cli.models.language_model import tokenize
 from v2t_cli.models.lexicon import Lexicon
 
 ROUNDS = 3  # changes of case in a row, at most
@@ -71,9 +71,7 @@ def recase(
         sizes = [len(of_text) for of_text in variants]
         owners = np.repeat(np.array(moved, dtype=np.int64), sizes)
         ids = tokenize(tokenizer, [text for of_text in variants for text in of_text])
-        limit = inverter.n_positions or np.inf
-        scored = np.array([len(of_text) <= limit for of_text in ids], dtype=bool)
-        scored &= _first_changes(inverter, targets, ids, owners, sizes, tokenizer.pad_token_id) > -HOPELESS
+        scored = _first_changes(inverter, targets, ids, owners, sizes, tokenizer.pad_token_id) > -HOPELESS
         found = np.full(len(ids), -np.inf)
         found[scored] = log_likelihood(inverter, targets, [ids[i] for i in np.flatnonzero(scored)], owners[scored], tokenizer.pad_token_id)
         before, moved = moved, []
@@ -96,18 +94,15 @@ def _first_changes(
     rows tells it; it is 0 for these, and in groups whose first row is too long for the decoder.
     """
     out, starts = np.zeros(len(rows)), np.cumsum([0, *sizes])
-    limit = inverter.n_positions or np.inf
-    groups = np.array([group for group, start in enumerate(starts[:-1]) if len(rows[start]) <= limit], dtype=np.int64)
-    for batch in logit_batches(inverter, np.array([len(rows[starts[group]]) for group in groups], dtype=np.int64)):
-        first = starts[groups[batch]]
-        members = np.array([row for group in groups[batch] for row in range(starts[group], starts[group + 1])])
-        numbers = np.repeat(np.arange(len(batch)), np.array(sizes)[groups[batch]])
+    firsts = starts[:-1]
+    for batch in text_batches(inverter, targets, [rows[start] for start in firsts], owners[firsts], pad_id):
+        first = firsts[batch.which]
+        members = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in batch.which])
+        numbers = np.repeat(np.arange(len(first)), np.array(sizes)[batch.which])
         places = [_first_difference(rows[first[number]], rows[row]) for number, row in zip(numbers, members)]
         own, new = ([rows[row][place] for row, place in zip(of, places)] for of in (first[numbers], members))
         with torch.inference_mode():
-            ids, _ = pad([rows[start] for start in first], pad_id, inverter.device)
-            of_batch = targets[torch.from_numpy(owners[first]).to(targets.device)].to(inverter.device)
-            logits = inverter.logits(of_batch, ids)  # (batch, time, vocabulary)
+            logits = inverter.logits(batch.vectors, batch.ids)  # (batch, time, vocabulary)
             out[members] = (logits[numbers, places, new] - logits[numbers, places, own]).double().cpu().numpy()
     return out
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from v2t_cli.decoding.edits import Edit, Span, edit
-from v2t_cli.models.inverter import Inverter, logit_batches
-from v2t_cli.models.language_model import pad, tokenize
+from v2t_cli.models.inverter import Inverter, text_batches
+from v2t_cli.models.language_model import tokenize
 
 TOP_TOKENS = 12  # of the decoder at each place, to replace the token there or to precede it
 
@@ -31,18 +31,14 @@ class TokenEditor:
         one teacher-forced pass.
         """
         rows = tokenize(self.tokenizer, texts)
-        limit = self.inverter.n_positions or np.inf
-        fits = np.array([i for i, row in enumerate(rows) if len(row) <= limit], dtype=np.int64)
         out: list[list[Edit]] = [[] for _ in rows]
-        for batch in logit_batches(self.inverter, np.array([len(rows[i]) for i in fits], dtype=np.int64)):
+        for batch in text_batches(self.inverter, targets, rows, np.arange(len(rows)), self.tokenizer.pad_token_id):
             with torch.inference_mode():
-                ids, _ = pad([rows[i] for i in fits[batch]], self.tokenizer.pad_token_id, self.inverter.device)
-                of_batch = targets[torch.from_numpy(fits[batch]).to(targets.device)]
-                logprobs = self.inverter.logits(of_batch, ids).log_softmax(dim=-1)  # (batch, time, vocabulary)
-                own = logprobs.gather(-1, ids[..., None])[..., 0].tolist()
-                following = logprobs.gather(-1, ids.roll(-1, dims=1)[..., None])[..., 0].tolist()
+                logprobs = self.inverter.logits(batch.vectors, batch.ids).log_softmax(dim=-1)  # (batch, time, vocabulary)
+                own = logprobs.gather(-1, batch.ids[..., None])[..., 0].tolist()
+                following = logprobs.gather(-1, batch.ids.roll(-1, dims=1)[..., None])[..., 0].tolist()
                 values, tokens = (top.tolist() for top in logprobs.topk(min(TOP_TOKENS, logprobs.shape[-1]), dim=-1))
-            for j, i in enumerate(fits[batch]):
+            for j, i in enumerate(batch.which):
                 row, places = rows[i], self._places(rows[i], texts[i])
                 ranked: list[tuple[float, Edit]] = []
                 for time, place in enumerate(places):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,18 +104,40 @@ def _fuse_activations(lm: nn.Module) -> None:
 MAX_LOGITS = 2**25
 
 
-def log_likelihood(inverter: Inverter, vectors: Tensor, rows: list[list[int]], owners: np.ndarray, pad_id: int) -> np.ndarray:
-    """Log-probability of each row of tokens given its vector, in nats, summed over the row: float64 (len(rows),).
+class TextBatch(NamedTuple):
+    """Texts that the decoder reads together.
+
+    which: their places among the rows they come from; vectors: (batch, dim); ids: (batch, time) int64, right-padded; lengths: (batch,).
+    """
+
+    which: np.ndarray
+    vectors: Tensor
+    ids: Tensor
+    lengths: Tensor
+
+
+def text_batches(inverter: Inverter, vectors: Tensor, rows: list[list[int]], owners: np.ndarray, pad_id: int) -> Iterator[TextBatch]:
+    """The rows of tokens on the decoder's device, in batches as `logit_batches` makes them, without those that do not fit the decoder.
 
     vectors: (n, dim) float32; owners: for each row, which vector it belongs to.
     """
-    out = np.empty(len(rows))
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    fits = np.flatnonzero(lengths <= (inverter.n_positions or np.inf))
+    for batch in logit_batches(inverter, lengths[fits]):
+        which = fits[batch]
+        of_rows = vectors[torch.from_numpy(owners[which]).to(vectors.device)].to(inverter.device)
+        yield TextBatch(which, of_rows, *pad([rows[i] for i in which], pad_id, inverter.device))
+
+
+def log_likelihood(inverter: Inverter, vectors: Tensor, rows: list[list[int]], owners: np.ndarray, pad_id: int) -> np.ndarray:
+    """Log-probability of each row of tokens given its vector, in nats, summed over the row: float64 (len(rows),).
+
+    It is -inf for a row that does not fit the decoder. Arguments: as for `text_batches`.
+    """
+    out = np.full(len(rows), -np.inf)
     with torch.inference_mode():
-        for batch in logit_batches(inverter, lengths):
-            ids, times = pad([rows[i] for i in batch], pad_id, inverter.device)
-            target = vectors[torch.from_numpy(owners[batch]).to(vectors.device)].to(inverter.device)
-            out[batch] = -inverter(target, ids, times).double().cpu().numpy()
+        for batch in text_batches(inverter, vectors, rows, owners, pad_id):
+            out[batch.which] = -inverter(batch.vectors, batch.ids, batch.lengths).double().cpu().numpy()
     return out
 
 
