@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import ROOT
 from typer.testing import CliRunner
 
@@ -19,7 +21,7 @@ from v2t_cli.core.errors import RequestError
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.evaluate import evaluate
 from v2t_cli.io.texts import fingerprint
-from v2t_cli.models.checkpoint import open_checkpoint
+from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 
 EXAMPLES = ROOT / "examples"
 NATURAL = (EXAMPLES / "natural.txt").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -181,3 +183,30 @@ def test_the_comparison_trains_and_prints_a_row(tmp_path, monkeypatch, capsys):
     texts = fingerprint(text.removesuffix("\n") for text in NATURAL[:300]).sha256[:8]
     expected = {f"{adapter}-0.02min-{texts}" for adapter in ("zero_pad-1", "linear-1", "mlp-16")}
     assert trained == expected, "rows with the same adapter and texts share a training"
+
+
+def test_the_mean_of_checkpoints(checkpoint, loaded, tmp_path, capsys):
+    """Of two that differ from a third in opposite ways."""
+    torch.manual_seed(0)
+    noise = {name: 0.05 * torch.randn_like(part) for name, part in loaded.inverter.lm.named_parameters()}
+    for name, sign in (("one", 1), ("other", -1)):
+        disturbed = deepcopy(loaded.inverter)
+        disturbed.lm.load_state_dict({key: part + sign * noise[key] for key, part in loaded.inverter.lm.named_parameters()}, strict=False)
+        save_checkpoint(tmp_path / name, disturbed, loaded.tokenizer, loaded.info, loaded.held_out(), loaded.lexicon)
+    average = module(EXAMPLES / "average.py").average
+    names = [str(tmp_path / "one"), str(tmp_path / "other")]
+    average(tmp_path / "mean", names)
+    losses = [float(loss) for loss in re.findall(r": (\S+) nats per token", capsys.readouterr().out)]
+    found = load_checkpoint(tmp_path / "mean", torch.device("cpu"))
+    assert losses[2] == pytest.approx(found.info.held_out.loss, abs=1e-4) == pytest.approx(loaded.info.held_out.loss, abs=0.02)
+    assert min(losses[:2]) > losses[2] + 0.01
+    for key, part in loaded.inverter.state_dict().items():
+        torch.testing.assert_close(found.inverter.state_dict()[key], part, rtol=1e-3, atol=1e-3)
+    average(tmp_path / "heavier", [*names, names[0]])
+    weights = dict(load_checkpoint(tmp_path / "heavier", torch.device("cpu")).inverter.lm.named_parameters())
+    for key, part in loaded.inverter.lm.named_parameters():
+        torch.testing.assert_close(weights[key], part + noise[key] / 3, rtol=1e-3, atol=1e-3)
+    for out, others, why in ((tmp_path / "mean", names, "exists already"), (tmp_path / "new", [str(EXAMPLES / "ru-mini"), *names], "")):
+        with pytest.raises(RequestError, match=why):
+            average(out, others)
+    assert not (tmp_path / "new").exists()

@@ -246,6 +246,19 @@ def test_it_stops_when_nothing_is_left_to_do(counting):
     assert corrected(counting, ["Мама дома."], edits=0)[1] == 0
 
 
+def test_long_texts_get_fewer_rounds(counting, monkeypatch):
+    rounds = []
+    monkeypatch.setattr(Corrector, "_edit", lambda self, tasks, *more, **named: rounds.append([task.row for task in tasks]))
+    starts = [[f"{' '.join(['Мама дома'] * pairs)} {number}." for number in range(4)] for pairs in (1, 6, 30)]
+    rows = [Row(i, [Candidate(text, -10.0) for text in texts]) for i, texts in enumerate(starts)]
+    target = np.repeat(counting.encoder.encode([TRUTH]), 3, axis=0)
+    fitted = search(counting, rounds=8, width=1)
+    corrector = corrector_of(counting, fitted)
+    rerank(rows, target, counting.encoder, corrector.ranking)
+    corrector.correct(rows, target)
+    assert [sum(row in of_round for of_round in rounds) for row in range(3)] == [8, 4, 1]
+
+
 def test_no_text_is_embedded_twice(counting):
     start = ["Кот спит.", "Дом.", "Нет"]
     _, calls, _ = corrected(counting, start, rounds=5, width=2)
@@ -262,7 +275,7 @@ def test_vectors_do_not_depend_on_those_beside_them(opened, encoder, monkeypatch
     monkeypatch.setattr("v2t_cli.models.words.SHORTLIST", (5, 1))
     texts = [TRUTH, "Мама пьёт чай.", "Соседка слушает радио утром."]
     starts = [["Мой брат ищет радио."], [""], ["Бабушка слушает радио на даче.", "Соседка ждёт."]]
-    fitted, target = search(opened, rounds=1, candidates=5), encoder.encode(texts)
+    fitted, target = search(opened, rounds=1, candidates=5, edits=100), encoder.encode(texts)
     corrector = corrector_of(opened, fitted)
 
     def results(which):

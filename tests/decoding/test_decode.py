@@ -208,8 +208,6 @@ def test_the_signature_holds_what_the_texts_depend_on(opened, loaded, tmp_path):
     (tmp_path / "v2t.json").write_text("{}")
     one = search_settings(opened, search(opened, quality="best"))
     assert one == search_settings(opened, search(opened, quality="best", batch_size=3)), "not the batch size"
-    named = [search_settings(opened, search(opened, quality=quality))["decode"] for quality in ("balanced", "best")]
-    assert ["feedback" in settings for settings in named] == [False, True], "runs of 0.3.0 with balanced can be continued"
     rounded = replace(opened, inverter=deepcopy(opened.inverter).bfloat16())
     assert search_settings(rounded, search(opened, quality="best")) == one | {"dtype": "bfloat16"}, "which the machine chose"
     others = (

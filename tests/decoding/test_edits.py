@@ -19,6 +19,7 @@ def every_edit(text: str, *words: str) -> list[Edit]:
         *parsed.swaps(neighbours=False),
         *parsed.moves(),
         *parsed.block_moves(),
+        *parsed.block_swaps(),
         *parsed.sentence_moves(),
         *parsed.rotations(),
     ]
@@ -154,7 +155,7 @@ def moved(words: list[str], sizes: range) -> set[str]:
 
 
 def test_the_edits_of_a_text_grow_no_faster_than_the_text():
-    few, many = (len(every_edit(" ".join(map(str, range(10, 10 + count))), "слово", "!")) for count in (20, 40))
+    few, many = (len(every_edit(" ".join(map(str, range(100, 100 + count))), "слово", "!")) for count in (60, 120))
     assert many <= 2.2 * few
 
 
@@ -165,6 +166,22 @@ def test_every_word_and_every_block_moves_to_every_place(count):
     parsed = Parsed(text)
     assert {*texts_of(parsed.moves(), text), *texts_of(parsed.swaps(neighbours=True), text)} == moved(words, range(1, 2))
     assert set(texts_of(parsed.block_moves(), text)) == moved(words, range(2, 5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 9])
+def test_blocks_that_are_apart_are_swapped(count):
+    words = [f"слово{number}" for number in range(count)]
+    text = " ".join(words)
+    ends = itertools.combinations(range(count + 1), 4)
+    cuts = [(a, b, c, d) for a, b, c, d in ends if b - a <= 4 and c - b <= 4 and d - c <= 4 and (b - a, d - c) != (1, 1)]
+    expected = [[*words[:a], *words[c:d], *words[b:c], *words[a:b], *words[d:]] for a, b, c, d in cuts]
+    found = texts_of(Parsed(text).block_swaps(), text)
+    assert sorted(it.lower() for it in found) == sorted(" ".join(order) for order in expected)
+
+
+def test_towns_of_several_words_are_swapped():
+    text = "Из Нового Орлеана потом в Рим."
+    assert "Из Рим потом в Нового Орлеана." in texts_of(Parsed(text).block_swaps(), text)
 
 
 def test_marks_keep_their_places_when_blocks_move():

@@ -73,7 +73,7 @@ def test_only_a_search_that_edits_embeds_words(loaded, encoder, tmp_path):
         yield lambda count: None
 
     checkpoint = replace(loaded, encoder=encoder)
-    for settings in ({"rounds": 0}, {"edits": 0}, {"quality": "fast"}, {"rerank": False}):
+    for settings in ({"rounds": 0, "feedback": 0}, {"edits": 0, "feedback": 0}, {"quality": "fast"}, {"rerank": False}):
         fit(checkpoint, resolved(**settings), str(tmp_path), track)
         assert checkpoint.words is None and not tracked
     fit(checkpoint, feedback := resolved(quality="fast", feedback=1), str(tmp_path), track)

@@ -27,7 +27,7 @@ from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.feedback import Feedback
-from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
+from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, share, unseen_forms
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.decoding.sums import sums
 from v2t_cli.decoding.tokens import TokenEditor
@@ -108,15 +108,15 @@ class Corrector:
         """Add better texts to the re-embedded candidates of each row, rank them again, and say how sure the words are.
 
         vectors: float32 (len(rows), dim). A row is finished when a candidate reaches search.until_cosine, when there is
-        nothing left to edit, or after search.rounds rounds of edits or search.encoder_calls texts. Beside these, the few drafts that may
-        win are embedded again.
+        nothing left to edit, or after search.rounds rounds of edits, fewer if its text is long, or search.encoder_calls texts. Beside
+        these, the few drafts that may win are embedded again.
         """
         targets = torch.from_numpy(vectors).to(self.inverter.device)
         state = self._begin(unit_rows(vectors), rows)
         if self.search.feedback:
             self._write_again(state, vectors)
         for number in range(self.search.rounds if self.search.edits_texts else 0):
-            tasks = [task for i, row in enumerate(state) for task in self._choose(i, row)]
+            tasks = [task for i, row in enumerate(state) if number < self._rounds(row) for task in self._choose(i, row)]
             if not tasks:
                 break
             self._edit(tasks, state, targets, first=number == 0)
@@ -156,6 +156,10 @@ class Corrector:
                 of_pass = [vector for text in of_row if (vector := known[i].get(self._key(text))) is not None]
                 last[i] = max(of_pass, key=state[i].wanted.target.dot, default=last[i])
             self._keep(state, found)
+
+    def _rounds(self, row: _Search) -> int:
+        """Of edits, at most: fewer for a long text, of which each takes longer and finds less than writing again does."""
+        return max(1, round(self.search.rounds * share(len(Parsed(row.candidates[0].text)))))
 
     def _left(self, row: _Search) -> int:
         """Texts that may still be embedded for a vector."""

@@ -60,10 +60,7 @@ def search_settings(checkpoint: Checkpoint, search: FittedSearch) -> dict[str, A
     files = hashes_of(checkpoint.folder, checkpoint.info.files)  # also of those whose lines somebody removed
     digest = hashlib.sha256((checkpoint.folder / INFO).read_bytes() + json.dumps(files, sort_keys=True).encode())
     sampled = search.strategy == "sample"
-    # Interrupted runs of version 0.3.0 knew neither forms nor feedback.
-    without_effect = {"batch_size": not sampled, "form": search.form == "auto", "feedback": not search.feedback}
-    left_out = {name for name, true in without_effect.items() if true}
-    settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=left_out)}
+    settings = {"checkpoint": digest.hexdigest()[:12], "decode": search.model_dump(exclude=None if sampled else {"batch_size"})}
     device, dtype = checkpoint.inverter.device.type, str(checkpoint.inverter.lm.dtype).removeprefix("torch.")
     chosen = device == "cpu" and dtype != "float32" and search.precision == "auto"  # by the machine; another one may choose otherwise
     return settings | ({"device": device} if sampled else {}) | ({"dtype": dtype} if chosen else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain, product
 from typing import NamedTuple
 
 from v2t_cli.core.one_line import to_row
@@ -181,3 +181,14 @@ class Parsed:
                     rest = [*range(start), *range(stop, count)]
                     cut = place if place < start else place - (stop - start)
                     yield self._ordered([*rest[:cut], *range(start, stop), *rest[cut:]])
+
+    def block_swaps(self) -> Iterator[Edit]:
+        """Swap two blocks of at most LONGEST_BLOCK words with one to REACH words between them, such as the towns in "from A to B"; the
+        shortest first. Swaps of single words are left out; marks stay between the same places.
+        """
+        sizes = range(1, LONGEST_BLOCK + 1)
+        for first, second in sorted(product(sizes, sizes), key=sum)[1:]:
+            for between in range(1, REACH + 1):
+                for start in range(len(self) - first - between - second + 1):
+                    a, b, c, d = accumulate((start, first, between, second))
+                    yield self._ordered([*range(a), *range(c, d), *range(b, c), *range(a, b), *range(d, len(self))])

@@ -22,7 +22,7 @@ BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of
 NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not in the lexicon
 ORDERLY = 0.96  # cosine from which all changes of order are tried
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
-SENTENCE = 6  # words up to which a text gets the full number of rearrangements; longer ones get fewer, in proportion
+SENTENCE = 6  # words up to which a text gets all rounds of edits and all rearrangements; a longer one gets fewer, in proportion
 
 
 class Effort(NamedTuple):
@@ -38,7 +38,7 @@ class Effort(NamedTuple):
 
     def rearrangements(self, words: int) -> int:
         """Edits that need no new word, of a text of so many words: a longer one has more of them, but each takes longer to embed."""
-        return (20 + 2 * self.edits) * SENTENCE // max(SENTENCE, words)
+        return int((20 + 2 * self.edits) * share(words))
 
     @property
     def tokens(self) -> int:
@@ -61,6 +61,11 @@ class Wanted(NamedTuple):
     places: np.ndarray
 
 
+def share(words: int) -> float:
+    """Part of the rounds and rearrangements that a text of so many words gets."""
+    return SENTENCE / max(SENTENCE, words)
+
+
 def prior(cosine: float) -> float:
     """Cosine that a nat of a word's frequency is worth, for a text with this cosine."""
     return PRIOR[0] + PRIOR[1] * (1 - cosine)
@@ -73,7 +78,7 @@ def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort,
     if cosine > ORDERLY or effort.thorough:
         kinds += [text.moves(), text.swaps(neighbours=False)]
     if effort.thorough:
-        kinds += [text.rotations(), text.block_moves()]
+        kinds += [text.rotations(), text.block_moves(), text.block_swaps()]
     return _in_turns(*kinds)
 
 

@@ -15,8 +15,8 @@ from v2t_cli.models.inverter import Inverter
 
 PRESETS = {
     "fast": {"strategy": "beam", "beams": 2, "rerank": True, "feedback": 0, "rounds": 0, "width": 1, "edits": 25},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 0, "rounds": 4, "width": 1, "edits": 25},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 2, "edits": 100},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 4, "rounds": 4, "width": 1, "edits": 25},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 4, "edits": 50},
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
 AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
@@ -30,7 +30,7 @@ class Search(DecodeConfig):
     beams: int  # hypotheses per vector: beam width, or number of samples
     rerank: bool
     feedback: int  # passes of correction in which the decoder writes again
-    rounds: int  # of edits
+    rounds: int  # of edits; a long text gets fewer
     width: int  # texts per vector that a round edits
     edits: int  # of a text with words of the lexicon, the first time that it is edited
 
