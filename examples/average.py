@@ -31,7 +31,7 @@ def loss(checkpoint: Checkpoint, texts: list[str], vectors: np.ndarray) -> float
 
 
 def average(out: Path, names: list[str]) -> None:
-    """Write the mean of the checkpoints into a new folder. Raises RequestError."""
+    """Write the mean of the checkpoints into a new folder; its training is all of theirs. Raises RequestError."""
     if out.exists():
         raise RequestError(f"{out}: exists already; choose another folder")
     config = Config.model_validate({"decode": {"precision": "float32"}})
@@ -53,7 +53,9 @@ def average(out: Path, names: list[str]) -> None:
     mean.inverter.load_state_dict({key: torch.stack([states[name][key] for name in names]).mean(dim=0) for key in states[names[0]]})
     score = loss(mean, texts, vectors)
     scores = HeldOutScores(texts=len(texts), loss=score, perplexity=math.exp(min(score, 700)))
-    info = mean.info.model_copy(update={"held_out": scores})
+    runs = [checkpoint.info.training for checkpoint in opened.values()]
+    sums = {key: sum(getattr(run, key) for run in runs) for key in ("steps", "epochs", "minutes")}
+    info = mean.info.model_copy(update={"held_out": scores, "training": runs[0].model_copy(update=sums)})
     save_checkpoint(out, mean.inverter, mean.tokenizer, info, texts, mean.lexicon, torch.float16)
     print(f"{out}, their mean: {score:.4f} nats per token")
 

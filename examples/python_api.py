@@ -3,7 +3,7 @@
 $ python examples/python_api.py
 Where is the exit?  ->  Where is the exit?  (cosine 1.000)
 How much is a ticket to the airport?  ->  How much is a ticket to the airport?  (cosine 1.000)
-The cat fell asleep on the windowsill.  ->  The cat fell asleep from the windows.  (cosine 0.929)
+The cat fell asleep on the windowsill.  ->  The cat fell asleep windows.  (cosine 0.922)
 2 of 3 came back exactly
 """
 
