@@ -3,8 +3,9 @@
     python examples/average.py OUT CHECKPOINT CHECKPOINT …
 
 Train a checkpoint further, several times if you like, with other learning rates, batch sizes or data.augment, and average the results
-with the checkpoint that they began from. One that is named twice counts twice. The losses that this prints, on the texts that all of them
-held out, show whether it pays. The mean of trainings that do not come from one another, or from a common one, writes nonsense.
+with the checkpoint that they began from. One that is named twice counts twice. The mean is stored in float16. The losses that this
+prints, on the texts that all of them held out, show whether it pays. The mean of trainings that do not come from one another, or from a
+common one, writes nonsense.
 
 Such means are known as model soups: Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
 """
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from v2t_cli.core.config import Config
-from v2t_cli.core.errors import RequestError
+from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.evaluation.evaluate import token_losses
 from v2t_cli.models.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from v2t_cli.models.encoder import embed_all
@@ -35,14 +36,18 @@ def average(out: Path, names: list[str]) -> None:
     if out.exists():
         raise RequestError(f"{out}: exists already; choose another folder")
     config = Config.model_validate({"decode": {"precision": "float32"}})
+    # The first is opened twice: once for its own weights, once to take the mean.
     opened = {name: open_checkpoint(name, config, "cpu", use="none") for name in names}
     mean = open_checkpoint(names[0], config, "cpu", use="required")
+    assert mean.encoder is not None  # it was required
     texts = mean.held_out()
-    if not texts or mean.encoder is None:
+    if not texts:
         raise RequestError(f"{names[0]}: has no held-out texts, which show whether the mean reads better")
     states = {name: checkpoint.inverter.state_dict() for name, checkpoint in opened.items()}
     shapes = {name: {key: part.shape for key, part in state.items()} for name, state in states.items()}
     for name, checkpoint in opened.items():
+        if checkpoint.info.alignment:
+            raise RequestError(f"{name}: is aligned to the vectors of another encoder; name the checkpoint it was made from")
         if shapes[name] != shapes[names[0]]:
             raise RequestError(f"{name}: its weights do not have the shapes of those of {names[0]}")
         if checkpoint.info.data.sha256 != mean.info.data.sha256 or checkpoint.held_out() != texts:
@@ -65,5 +70,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         average(Path(sys.argv[1]), sys.argv[2:])
-    except (RequestError, OSError) as error:
+    except (V2TError, OSError) as error:
         sys.exit(f"error: {error}")

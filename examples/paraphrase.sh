@@ -17,7 +17,7 @@ grep -v '^[[:space:]]*$' -- "${1:--}" > "$folder/texts.txt" || true # skip blank
 v2t embed "$folder/texts.txt" -o "$folder/vecs.npy" --checkpoint "$checkpoint" --quiet
 decode() { v2t decode "$folder/vecs.npy" --checkpoint "$checkpoint" --format jsonl --candidates 16 --quiet "$@"; }
 decode --set decode.rounds=1 > "$folder/beams.jsonl"
-decode --strategy sample --set decode.top_p=0.95 --set decode.rounds=0 > "$folder/drawn.jsonl"
+decode --strategy sample --set decode.top_p=0.95 --set decode.feedback=0 --set decode.rounds=0 > "$folder/drawn.jsonl"
 
 python3 - "$folder" "${N:-5}" "${MIN:-0.85}" << 'PYTHON'
 import json

@@ -75,7 +75,7 @@ def plain_rerank(checkpoint: Checkpoint, vectors: np.ndarray, encode: Callable[[
 
 def v2t_decode(checkpoint: Checkpoint, vectors: np.ndarray) -> list[str]:
     """What `v2t decode --strategy greedy` does without re-ranking, or, with an encoder, BEAMS beams re-ranked."""
-    config = {"rounds": 0} if checkpoint.encoder else {"strategy": "greedy"}
+    config = {"feedback": 0, "rounds": 0} if checkpoint.encoder else {"strategy": "greedy"}
     search = fit(checkpoint, resolve_search(DecodeConfig(max_new_tokens=MAX_NEW_TOKENS, **config)))
     return [row.best.text for row in decode(checkpoint, [Block(0, vectors)], search)]
 

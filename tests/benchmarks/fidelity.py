@@ -22,7 +22,8 @@ from v2t_cli.models.encoder import embed_all
 # The presets, and what lies between and beyond them.
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("fast", {"quality": "fast"}),
-    ("8 beams, re-ranked", {"rounds": 0}),
+    ("8 beams, re-ranked", {"feedback": 0, "rounds": 0}),
+    ("written again", {"rounds": 0}),
     ("1 round", {"rounds": 1}),
     ("2 rounds", {"rounds": 2}),
     ("balanced", {"quality": "balanced"}),

@@ -50,7 +50,7 @@ def test_trust_counts_the_rows_at_or_above_a_cosine():
 
 
 def test_noise_makes_decoding_and_search_worse(opened, encoder):
-    vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, rounds=0)))
+    vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, feedback=0, rounds=0)))
     evaluation = evaluate(opened, SENTENCES[:30], vectors, search)
     steps, totals = [], []
 
@@ -69,7 +69,7 @@ def test_noise_makes_decoding_and_search_worse(opened, encoder):
 
 
 def test_the_best_and_the_worst(opened, encoder):
-    vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, rounds=0)))
+    vectors, search = encoder.encode(SENTENCES[:30]), fit(opened, resolve_search(DecodeConfig(beams=2, feedback=0, rounds=0)))
     findings = audit(evaluate(opened, SENTENCES[:30], vectors, search))
     assert findings.noise is None, "not measured"
     assert [pair.cosine for pair in findings.worst] == sorted(pair.cosine for pair in findings.worst)

@@ -109,7 +109,7 @@ def test_case_and_blanks_do_not_count(text, right):
 
 @pytest.fixture
 def search(opened):
-    return fit(opened, resolve_search(DecodeConfig(beams=4, rounds=0, batch_size=3)))
+    return fit(opened, resolve_search(DecodeConfig(beams=4, feedback=0, rounds=0, batch_size=3)))
 
 
 def test_it_decodes_what_training_held_out(opened, search, monkeypatch):

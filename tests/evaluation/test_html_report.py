@@ -30,7 +30,7 @@ from v2t_cli.models.lexicon import Lexicon
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 EVIL = "<script>alert(1)</script> & \x1b[31mкрасный"
 TEXTS = [*SENTENCES[:30], EVIL]
-SEARCH = resolve_search(DecodeConfig(beams=2, rounds=0))
+SEARCH = resolve_search(DecodeConfig(beams=2, feedback=0, rounds=0))
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ class Corrector:
             self._keep(state, found)
 
     def _rounds(self, row: _Search) -> int:
-        """Of edits, at most: fewer for a long text, of which each takes longer and finds less than writing again does."""
+        """How many rounds of edits a vector gets: fewer while its nearest text is long, because each takes longer then."""
         return max(1, round(self.search.rounds * share(len(Parsed(row.candidates[0].text)))))
 
     def _left(self, row: _Search) -> int:

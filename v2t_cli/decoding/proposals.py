@@ -38,7 +38,7 @@ class Effort(NamedTuple):
 
     def rearrangements(self, words: int) -> int:
         """Edits that need no new word, of a text of so many words: a longer one has more of them, but each takes longer to embed."""
-        return int((20 + 2 * self.edits) * share(words))
+        return (20 + 2 * self.edits) * SENTENCE // max(SENTENCE, words)
 
     @property
     def tokens(self) -> int:
@@ -62,7 +62,7 @@ class Wanted(NamedTuple):
 
 
 def share(words: int) -> float:
-    """Part of the rounds and rearrangements that a text of so many words gets."""
+    """Part of the rounds of edits that a text of so many words gets."""
     return SENTENCE / max(SENTENCE, words)
 
 
