@@ -174,6 +174,17 @@ def test_a_form_that_is_not_in_the_lexicon_is_made(bag, monkeypatch):
     assert found(known) and not found([word for word in known if word != "дому"]), "as дому beside дома"
 
 
+@pytest.mark.usefixtures("without_tokens")
+@pytest.mark.parametrize("inflect", [False, True])
+def test_likely_forms_that_the_lexicon_lacks_are_proposed(bag, monkeypatch, inflect):
+    monkeypatch.setattr(module, "unseen_forms", lambda *arguments: [])
+    monkeypatch.setattr("v2t_cli.models.inflection.unseen_forms", lambda words: ["саду"])
+    bag.lexicon = Lexicon(["мой", "брат", "ищет", "в", "сад"], [5, 4, 3, 2, 1], [(".", 9)])
+    row, _, _ = corrected(bag, ["Мой брат ищет в доме."], "Мой брат ищет в саду.", inflect=inflect, rounds=2)
+    assert (row[0].text == "Мой брат ищет в саду.") == inflect
+    assert len(bag.words) == len(bag.lexicon) + inflect and bag.words.unknown("в саду") == ([] if inflect else ["саду"])
+
+
 def test_words_that_nobody_knows_are_not_tried(bag, monkeypatch):
     """Unless the text is very near: then one may be a name."""
 
@@ -326,7 +337,7 @@ def test_best_is_at_least_as_near_as_balanced(opened, encoder, caplog):
     balanced = decoded(opened, target, quality="balanced", beams=8, logprob_weight=0)
     caplog.set_level("DEBUG", "v2t")
     best = decoded(opened, target, feedback=None, beams=8, logprob_weight=0)
-    ranking = Ranking(0, 0.9999, opened.lexicon)
+    ranking = Ranking(0, 0.9999, opened.words)
     assert all(ranking.by_cosine(b.best) <= ranking.by_cosine(a.best) + 1e-6 for a, b in zip(balanced, best))
     assert sum(b.best.cosine for b in best) > sum(a.best.cosine for a in balanced)
     mean = np.mean([row.encoder_calls for row in best])

@@ -27,6 +27,16 @@ def vector(words: Words, text: str) -> np.ndarray:
     return unit_rows(words.vectors[[words.place(word) for word in Parsed(text).words]].sum(axis=0)[None])[0]
 
 
+class Preferring:
+    """An encoder whose gradients point to one word."""
+
+    def __init__(self, word: str):
+        self.word = word
+
+    def embeddings(self, spellings):
+        return np.array([[spelling == self.word] for spelling in spellings], dtype=np.float32)
+
+
 def wanting(target: np.ndarray, *places: int) -> Wanted:
     return Wanted(target, np.array(places, dtype=np.int64))
 
@@ -61,7 +71,8 @@ def test_the_rearrangements_of_a_long_text_take_no_longer_to_embed():
 
 
 def test_frequency_says_more_about_texts_that_are_far_away():
-    assert prior(0.5) > prior(0.9) > prior(1.0) > 0
+    assert prior(0.5, EASY) > prior(0.9, EASY) > prior(1.0, EASY) > 0
+    assert prior(0.9, EASY) > prior(0.9, THOROUGH) > 0, "a text that is edited again may lack a rare word"
 
 
 class TestRearrangements:
@@ -112,11 +123,7 @@ class TestRewordings:
     def test_gradients_count(self, words):
         """They may prefer what the vectors of the words do not."""
 
-        class Encoder:
-            def embeddings(self, spellings):
-                return np.array([[spelling == "дома"] for spelling in spellings], dtype=np.float32)
-
-        gradients, text = Gradients(np.array([[0.0], [0.0], [1.0]], dtype=np.float32), Encoder()), "Мама ест суп"
+        gradients, text = Gradients(np.array([[0.0], [0.0], [1.0]], dtype=np.float32), Preferring("дома")), "Мама ест суп"
         wanted = wanting(vector(words, "Папа ест суп"))
         edits = rewordings(Parsed(text), vector(words, text), wanted, ALL, words, EASY, gradients)
         found, without = [apply(text, it) for it in edits], reworded(words, text, "Папа ест суп")
@@ -175,6 +182,17 @@ class TestRewordings:
         own = unit_rows((words.vectors[[4, 5]].sum(axis=0) + np.eye(DIM)[-1])[None])[0]
         texts = [apply("Мымы ест суп", it) for it in rewordings(Parsed("Мымы ест суп"), own, wanted, ALL, words, EASY)]
         assert "Мама ест суп" in texts
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("text", ["Мама ест", "Мама ест газету", "Мама ест суп"])
+def test_forms_that_the_lexicon_lacks_are_proposed(text, gradients):
+    words = Words(Lexicon(SPELLINGS, list(range(10, 0, -1)), []), np.eye(len(SPELLINGS) + 1, DIM), ["супом"])
+    assert words.place("супом") == len(SPELLINGS)
+    own, wanted, shortlist = vector(words, text), wanting(vector(words, "Мама ест супом")), np.arange(len(words))
+    found = Gradients(np.ones((len(Parsed(text)), 1), dtype=np.float32), Preferring("супом")) if gradients else None
+    edits = rewordings(Parsed(text), own, wanted, shortlist, words, EASY, found)
+    assert "Мама ест супом" in [apply(text, it) for it in edits]
 
 
 def test_unseen_forms_take_turns():

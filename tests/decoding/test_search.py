@@ -64,7 +64,7 @@ def test_texts_may_be_as_long_as_those_of_the_training(opened, monkeypatch):
         assert fit(replace(opened, info=info), resolved(max_new_tokens=30)).max_new_tokens == 30
 
 
-def test_only_a_search_that_edits_embeds_words(loaded, encoder, tmp_path):
+def test_only_a_search_that_edits_embeds_words(loaded, encoder, tmp_path, monkeypatch):
     tracked = []
 
     @contextmanager
@@ -82,8 +82,12 @@ def test_only_a_search_that_edits_embeds_words(loaded, encoder, tmp_path):
         fit(checkpoint, resolved(lexicon=count), str(tmp_path), track)
         assert len(checkpoint.words) == min(count, len(checkpoint.lexicon))
     assert tracked == [("embedding words", len(checkpoint.lexicon)), ("embedding words", 3)]
+    assert not resolved().inflect and resolved(quality="best").inflect and not resolved(quality="best", inflect=False).inflect
+    monkeypatch.setattr("v2t_cli.models.inflection.unseen_forms", lambda words: ["мамою"])
+    fit(checkpoint, resolved(inflect=True), str(tmp_path), track)
+    assert tracked[2:] == [("embedding forms of words", 1)] and checkpoint.words.place("мамою") == len(checkpoint.lexicon)
     fit(loaded, resolved(), str(tmp_path), track)
-    assert loaded.words is None and len(tracked) == 2, "without an encoder nothing is corrected"
+    assert loaded.words is None and len(tracked) == 3, "without an encoder nothing is corrected"
 
 
 def test_without_an_encoder_nothing_is_re_ranked_or_corrected(opened, loaded):

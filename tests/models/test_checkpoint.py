@@ -15,6 +15,7 @@ from v2t_cli.core.errors import RequestError, V2TError
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.io.hashes import file_hash
 from v2t_cli.models import checkpoint as module
+from v2t_cli.models import inflection
 from v2t_cli.models.adapters import ADAPTERS
 from v2t_cli.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from v2t_cli.models.inverter import Inverter
@@ -75,7 +76,7 @@ class TestWords:
 
         def run(count):
             checkpoint = replace(loaded, encoder=Counting(encoder))
-            checkpoint.open_words(count, str(tmp_path / "cache"))
+            checkpoint.open_words(count, cache=str(tmp_path / "cache"))
             return checkpoint, checkpoint.encoder.texts
 
         return run
@@ -104,6 +105,29 @@ class TestWords:
         assert embedded == checkpoint.lexicon.words[:5] and len(checkpoint.words) == 5 and len(checkpoint.lexicon) > 5
         checkpoint.open_words(0)
         assert len(checkpoint.words) == 0 and checkpoint.encoder.texts == embedded
+
+    def test_with_forms_that_the_lexicon_lacks(self, loaded, encoder, tmp_path, monkeypatch, caplog):
+        made = ["мамою", "читаем"]
+
+        def of_words(words):
+            return made if words == loaded.lexicon.words else []
+
+        monkeypatch.setattr(inflection, "unseen_forms", of_words)
+        checkpoint = replace(loaded, encoder=Counting(encoder))
+        for _ in range(2):  # the second time nothing is embedded
+            checkpoint.open_words(5, True, str(tmp_path))
+            assert checkpoint.words.spellings == [*loaded.lexicon.words[:5], "мамою", "читаем"] == checkpoint.encoder.texts
+        np.testing.assert_allclose(checkpoint.words.vectors[5:], unit_rows(encoder.encode(["мамою", "читаем"])), atol=1e-5)
+        checkpoint.open_words(5, False, str(tmp_path))
+        assert len(checkpoint.words) == 5 and len(checkpoint.encoder.texts) == 7
+        (tmp_path / "file").write_text("")
+        checkpoint.open_words(5, True, str(tmp_path / "file"))
+        assert len(checkpoint.words) == 7 and "the next run will have to make forms" in caplog.text
+        monkeypatch.setattr(module, "FORMS", 1)
+        checkpoint.open_words(1, True, str(tmp_path))
+        assert checkpoint.words.spellings == [loaded.lexicon.words[0], "мамою"]
+        checkpoint.open_words(0, True, str(tmp_path))
+        assert len(checkpoint.words) == 0
 
     def test_a_checkpoint_of_version_0_1_0_has_none(self, copy, encoder):
         (copy / "lexicon.txt").unlink()

@@ -5,7 +5,7 @@ from tiny import DIM
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.models import words as module
 from v2t_cli.models.lexicon import Lexicon
-from v2t_cli.models.words import Words
+from v2t_cli.models.words import UNSEEN, Words
 
 
 def words_of(*spellings: str, counts: list[int] | None = None, vectors: np.ndarray | None = None) -> Words:
@@ -20,7 +20,7 @@ def shortlists(words: Words, targets: np.ndarray, owns: np.ndarray) -> list[np.n
 
 
 def spelled(words: Words, places) -> list[str]:
-    return [words.lexicon.words[place] for place in places]
+    return [words.spellings[place] for place in places]
 
 
 def test_vectors_have_length_1():
@@ -38,11 +38,22 @@ def test_a_part_of_the_lexicon():
     assert spelled(words, words.forms("столов")) == ["столом", "столы"]
 
 
+def test_forms_that_the_lexicon_lacks():
+    lexicon = Lexicon(["стол", "Иван", "столы"], [9, 2, 1], [])
+    words = Words(lexicon, np.eye(4, dtype=np.float32), ["Ивана", "столах"])  # without the last word
+    assert words.spellings == ["стол", "Иван", "Ивана", "столах"] and len(words) == len(words.log_counts) == 4
+    assert [words.place(word) for word in ("Стол", "ивана", "столах", "столы")] == [0, 2, 3, None]
+    np.testing.assert_allclose(words.log_counts, [np.log(9), np.log(2), UNSEEN, UNSEEN], rtol=1e-6)
+    assert words.log_counts.dtype == np.float32
+    assert spelled(words, words.forms("Иваном")) == ["Иван", "Ивана"] and spelled(words, words.forms("столом")) == ["стол", "столах"]
+    assert words.unknown("ИВАНА столом, столы, столах: 5!") == ["столом"] and lexicon.unknown("Ивана столы") == ["Ивана"]
+
+
 def test_no_words():
     words = words_of(vectors=np.empty((0, DIM), dtype=np.float32))
     targets = np.eye(2, DIM)
     assert [it.tolist() for it in shortlists(words, targets, targets)] == [[], []]
-    assert (words.place("мама"), words.forms("мама"), words.unseen_forms("мамами")) == (None, [], [])
+    assert (words.place("мама"), words.forms("мама"), words.unknown("мама"), words.unseen_forms("мамами")) == (None, [], [], [])
     assert words.near(["мама"], np.arange(0)).tolist() == []
 
 

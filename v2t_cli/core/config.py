@@ -151,6 +151,7 @@ class DecodeConfig(Section):
     width: int | None = Field(None, ge=1)
     edits: int | None = Field(None, ge=0)
     lexicon: int = Field(2**17, ge=0)
+    inflect: bool | None = None
     encoder_calls: int = Field(6000, ge=0)
     until_cosine: float = Field(0.9999, gt=0, le=1)
     candidates: int = Field(1, ge=1)

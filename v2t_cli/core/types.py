@@ -21,6 +21,7 @@ class DecodeSettings(TypedDict, total=False):
     width: int | None
     edits: int | None
     lexicon: int
+    inflect: bool | None
     encoder_calls: int
     until_cosine: float
     candidates: int

@@ -11,8 +11,9 @@ import numpy as np
 from v2t_cli.core.similarity import row_cosine, unit_rows
 from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.lexicon import Lexicon
+from v2t_cli.models.words import Words
 
-UNKNOWN_COST = 0.05  # cosine that a word which is not in the lexicon costs
+UNKNOWN_COST = 0.05  # cosine that a word which is not known costs
 
 
 @dataclass
@@ -70,11 +71,12 @@ class Ranking:
     """Which of re-embedded candidates are best.
 
     A text that reaches until_cosine needs no second opinion. Below that, non-words that happen to lie near the vector fool
-    the cosine, so log-probability counts too, and each word that the lexicon lacks costs.
+    the cosine, so log-probability counts too, and each word that is not known costs.
     """
 
-    def __init__(self, logprob_weight: float, until_cosine: float, lexicon: Lexicon | None = None):
-        self._weight, self._until, self._lexicon = logprob_weight, until_cosine, lexicon
+    def __init__(self, logprob_weight: float, until_cosine: float, known: Lexicon | Words | None = None):
+        """known: tells which words there are."""
+        self._weight, self._until, self._known = logprob_weight, until_cosine, known
 
     def sort(self, candidates: list[Candidate]) -> None:
         """Best first."""
@@ -85,9 +87,9 @@ class Ranking:
         return self._cost(candidate) - candidate.nearness
 
     def _cost(self, candidate: Candidate) -> float:
-        if candidate.nearness >= self._until or not self._lexicon:
+        if candidate.nearness >= self._until or self._known is None:
             return 0.0
-        return UNKNOWN_COST * len(self._lexicon.unknown(candidate.text))
+        return UNKNOWN_COST * len(self._known.unknown(candidate.text))
 
 
 def rerank(rows: list[Row], vectors: np.ndarray, encoder: Encoder, ranking: Ranking) -> None:

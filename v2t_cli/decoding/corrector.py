@@ -99,7 +99,7 @@ class Corrector:
 
     def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, words: Words, search: FittedSearch):
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
-        self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
+        self.ranking = Ranking(search.logprob_weight, search.until_cosine, words)
         self.tokens = TokenEditor(inverter, tokenizer)
         self.blind = blindness(encoder)
         self._nearly_there = search.until_cosine - encoder.draft_error
@@ -199,7 +199,7 @@ class Corrector:
             np.stack([state[task.row].wanted.target for task in tasks]),
             np.stack([task.own for task in tasks]),
             np.array([1 / (len(task.text) + 1) for task in tasks], dtype=np.float32),
-            np.array([prior(task.cosine) for task in tasks], dtype=np.float32),
+            np.array([prior(task.cosine, task.effort) for task in tasks], dtype=np.float32),
         )
         parts = zip(of_tokens, shortlists, self._gradients(tasks, state))
         singles = [self._singles(task, state[task.row], *of_task, first) for task, of_task in zip(tasks, parts)]
@@ -258,11 +258,11 @@ class Corrector:
         return edits, texts
 
     def _spelled(self, task: _Task, of_tokens: list[Edit]) -> Iterable[Edit]:
-        """Token edits without those that make words which nobody knows, unless the text is so near that one may be a name."""
-        if task.cosine > SPELLED or not len(self.words.lexicon):
+        """Token edits without those that make words which are not known, unless the text is so near that one may be a name."""
+        if task.cosine > SPELLED:
             return of_tokens
-        unknown = len(self.words.lexicon.unknown(task.text.text))
-        return (it for it in of_tokens if len(self.words.lexicon.unknown(apply(task.text.text, it))) <= unknown)
+        unknown = len(self.words.unknown(task.text.text))
+        return (it for it in of_tokens if len(self.words.unknown(apply(task.text.text, it))) <= unknown)
 
     def _embed(self, groups: list[list[str]]) -> list[np.ndarray]:
         """The vectors of each group of texts, of length 1, (texts, dim). All groups are embedded together."""

@@ -14,12 +14,13 @@ from v2t_cli.models.words import Words
 
 # A nat of a word's frequency is worth this much cosine: the first for any text, the second times what the text lacks to 1.
 PRIOR = 0.001, 0.012
+RARER = 0.3  # part of that when a text is edited again: it may lack a rare word
 # The same for a replacement beside the encoder's gradient, in standard deviations of the expected cosines of a word's replacements.
 # Measured with MiniLM in English on texts with one or two wrong words. The right word was the most promising of 8,000 for every
 # place in 55 % and 50 % of the texts, without the gradient in 35 % and 24 %, by the gradient alone in 21 % and 24 %.
 FREQUENCY = 0.6
 BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of the decoder
-NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not in the lexicon
+NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not known
 ORDERLY = 0.96  # cosine from which all changes of order are tried
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
 SENTENCE = 6  # words up to which a text gets all rounds of edits and all rearrangements; a longer one gets fewer, in proportion
@@ -66,9 +67,9 @@ def share(words: int) -> float:
     return SENTENCE / max(SENTENCE, words)
 
 
-def prior(cosine: float) -> float:
+def prior(cosine: float, effort: Effort) -> float:
     """Cosine that a nat of a word's frequency is worth, for a text with this cosine."""
-    return PRIOR[0] + PRIOR[1] * (1 - cosine)
+    return (PRIOR[0] + PRIOR[1] * (1 - cosine)) * (RARER if effort.thorough else 1)
 
 
 def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort, first: bool) -> Iterator[Edit]:
@@ -100,7 +101,7 @@ def rewordings(
     if not len(places):
         return iter(())
     vectors, count = words.vectors[places], max(1, len(text))
-    cosine = float(own @ wanted.target)
+    worth = prior(float(own @ wanted.target), effort)
     nats = words.log_counts[places] + BORROWED * np.isin(places, wanted.places)
     ours = [words.place(word) for word in text.words]
     without = np.repeat(own[None], len(ours), axis=0)
@@ -109,16 +110,16 @@ def rewordings(
             without[number] -= words.vectors[place] / count
     expected = _cosines(without, vectors, 1 / count, wanted.target)
     if gradients:
-        embeddings = gradients.encoder.embeddings(words.lexicon.words[place] for place in places)
+        embeddings = gradients.encoder.embeddings(words.spellings[place] for place in places)
         promised = _standard(gradients.of_words @ embeddings.T) + FREQUENCY * (nats - nats.mean())
         expected += expected.std(axis=1, keepdims=True) * promised
     else:
-        expected += prior(cosine) * nats
+        expected += worth * nats
     forms = _forms(text, expected, places, ours, words, effort)
-    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + prior(cosine) * nats
-    insertions = (it for place in places[np.argsort(-added)[: effort.few]] for it in text.insertions(words.lexicon.words[place]))
+    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + worth * nats
+    insertions = (it for place in places[np.argsort(-added)[: effort.few]] for it in text.insertions(words.spellings[place]))
     best = (divmod(int(flat), len(places)) for flat in np.argsort(-expected, axis=None)[: 2 * effort.edits])
-    replacements = (text.replacement(number, words.lexicon.words[places[it]]) for number, it in best if places[it] != ours[number])
+    replacements = (text.replacement(number, words.spellings[places[it]]) for number, it in best if places[it] != ours[number])
     return _in_turns(forms, insertions, replacements)
 
 
@@ -132,7 +133,7 @@ def _forms(text: Parsed, expected: np.ndarray, places: np.ndarray, ours: list[in
         forms = np.flatnonzero(np.isin(places, words.forms(word)) & (places != ours[number]))
         forms = forms[np.argsort(-expected[number, forms])][: effort.few]
         best += ((-expected[number, it], number, places[it]) for it in forms)
-    return (text.replacement(number, words.lexicon.words[place]) for _, number, place in sorted(best))
+    return (text.replacement(number, words.spellings[place]) for _, number, place in sorted(best))
 
 
 def _cosines(bases: np.ndarray, vectors: np.ndarray, part: float, target: np.ndarray) -> np.ndarray:
@@ -148,7 +149,7 @@ def _standard(scores: np.ndarray) -> np.ndarray:
 
 
 def unseen_forms(text: Parsed, words: Words) -> Iterator[Edit]:
-    """Words replaced by forms of theirs that the lexicon lacks, in turns."""
+    """Words replaced by forms of theirs that are not known, in turns."""
     return _in_turns(
         *([text.replacement(number, _like(word, form)) for form in words.unseen_forms(word)] for number, word in enumerate(text.words))
     )

@@ -14,9 +14,9 @@ from v2t_cli.models.checkpoint import Checkpoint
 from v2t_cli.models.inverter import Inverter
 
 PRESETS = {
-    "fast": {"strategy": "beam", "beams": 2, "rerank": True, "feedback": 0, "rounds": 0, "width": 1, "edits": 25},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 4, "rounds": 4, "width": 1, "edits": 25},
-    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 4, "edits": 50},
+    "fast": {"strategy": "beam", "beams": 2, "rerank": True, "feedback": 0, "rounds": 0, "width": 1, "edits": 25, "inflect": False},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 4, "rounds": 4, "width": 1, "edits": 25, "inflect": False},
+    "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 4, "edits": 50, "inflect": True},
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
 AUTO_SEQUENCES = {"cpu": 1024, "cuda": 4096, "mps": 1024}
@@ -33,6 +33,7 @@ class Search(DecodeConfig):
     rounds: int  # of edits; a long text gets fewer
     width: int  # texts per vector that a round edits
     edits: int  # of a text with words of the lexicon, the first time that it is edited
+    inflect: bool  # whether forms that the lexicon lacks are proposed, too
 
     @property
     def edits_texts(self) -> bool:
@@ -90,7 +91,7 @@ def fit(checkpoint: Checkpoint, search: Search, cache: str | None = None, track:
     if checkpoint.encoder is None:
         settings |= {"rerank": False, "feedback": 0, "rounds": 0}
     elif search.corrects:
-        checkpoint.open_words(search.lexicon if search.edits_texts else 0, cache, track)
+        checkpoint.open_words(search.lexicon if search.edits_texts else 0, search.inflect, cache, track)
     return FittedSearch(**settings)
 
 

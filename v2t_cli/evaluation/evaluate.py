@@ -232,7 +232,7 @@ def _by_length(
 
 
 def _unknown_words(lexicon: Lexicon, generated: list[str], texts: list[str]) -> float | None:
-    """Of the words in texts that are not exact, the fraction that the lexicon lacks: most of them do not exist."""
+    """Of the words in texts that are not exact, the fraction that the lexicon lacks: many of them do not exist."""
     wrong = [ours for ours, theirs in zip(generated, texts) if comparable(ours) != comparable(theirs)]
     words = sum(len(WORD.findall(text)) for text in wrong)
     return sum(len(lexicon.unknown(text)) for text in wrong) / words if words and len(lexicon) else None

@@ -30,6 +30,7 @@ from v2t_cli.models.adapters import ADAPTERS, Adapter
 from v2t_cli.models.alignment import ALIGNMENT, Alignment, Fitted
 from v2t_cli.models.encoder import Encoder, checkpoint_encoder, embed_all
 from v2t_cli.models.hub import CODE_REFUSED, asks_for_code, checkpoint_folder
+from v2t_cli.models.inflection import cached_forms
 from v2t_cli.models.inverter import Inverter
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.metadata import (
@@ -48,6 +49,7 @@ from v2t_cli.models.metadata import (
 from v2t_cli.models.vector_cache import cached_vectors
 from v2t_cli.models.words import Words
 
+FORMS = 2  # that are proposed for each word of a lexicon, on average and at most
 LM = "lm."  # prefix of the decoder's weights in the inverter
 # Width of the embeddings from which bfloat16 pays on a CPU with instructions for it. With 64 rows at once, float32 takes 1.35 times as
 # long with AMX, and 1.7 times with AVX-512 BF16; at width 128, 0.95 and 1.4 times.
@@ -72,6 +74,7 @@ class Checkpoint:
     encoder: Encoder | None = None
     words: Words | None = None
     fits: dict[tuple[str, int], Fitted] = field(default_factory=dict, repr=False)
+    _opened: tuple[int, int] | None = field(default=None, repr=False)  # how many words and forms `words` has
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -83,17 +86,25 @@ class Checkpoint:
         """Vectors (rows, info.width) as vectors of the space that the checkpoint was trained on, (rows, info.dim)."""
         return self.alignment(vectors) if self.alignment else vectors
 
-    def open_words(self, count: int, cache: str | None = None, track: Track = silent) -> None:
-        """Have `words` ready: the `count` most frequent ones of the lexicon, with their vectors, embedded or from the cache."""
+    def open_words(self, count: int, inflect: bool = False, cache: str | None = None, track: Track = silent) -> None:
+        """Have `words` ready: the `count` most frequent ones of the lexicon, with their vectors, embedded or from the cache.
+
+        inflect: with the most probable forms that the lexicon lacks, at most FORMS times as many.
+        """
+        words = self.lexicon.words[:count]
+        forms = cached_forms(self.lexicon.words, cache)[: FORMS * len(words)] if inflect and words else []
+        if self._opened != (opening := (len(words), len(forms))):
+            parts = ((words, "words"), (forms, "forms of words"))
+            vectors = np.concatenate([self._vectors(texts, what, cache, track) for texts, what in parts])
+            self.words, self._opened = Words(self.lexicon, vectors, forms), opening
+
+    def _vectors(self, texts: list[str], what: str, cache: str | None, track: Track) -> np.ndarray:
         assert self.encoder is not None  # whoever needs words has one
-        texts = self.lexicon.words[:count]
-        if self.words is None or len(self.words) != len(texts):
-            try:
-                vectors = np.load(cached_vectors(texts, self.encoder, cache, "words", track)) if texts else embed_all(self.encoder, [])
-            except (V2TError, OSError) as error:  # a folder that cannot be written, or is full, should not keep anybody from decoding
-                log.warning(f"{one_line(error)}; embedding {len(texts):,} words, which the next run will have to do again")
-                vectors = embed_all(self.encoder, texts)
-            self.words = Words(self.lexicon, vectors)
+        try:
+            return np.load(cached_vectors(texts, self.encoder, cache, what, track)) if texts else embed_all(self.encoder, [])
+        except (V2TError, OSError) as error:  # a folder that cannot be written, or is full, should not keep anybody from decoding
+            log.warning(f"{one_line(error)}; embedding {len(texts):,} {what}, which the next run will have to do again")
+            return embed_all(self.encoder, texts)
 
     def held_out(self) -> list[str]:
         """At most 2,000 texts that were held out from training, or the texts of `alignment.held_out`.

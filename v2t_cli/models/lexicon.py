@@ -123,5 +123,5 @@ class Lexicon:
         return self._place.get(word.lower())
 
     def unknown(self, text: str) -> list[str]:
-        """The words of a text that are not in the lexicon. A number is no word."""
-        return [word for word in WORD.findall(text) if word.lower() not in self._place and not word.isdecimal()]
+        """The words of a text that are not in the lexicon; none if that is empty, for then nobody can tell. A number is no word."""
+        return [] if not self.words else [word for word in WORD.findall(text) if word.lower() not in self._place and not word.isdecimal()]

@@ -1,4 +1,4 @@
-"""Words to propose: those of the lexicon, each with the vector that the encoder gives to it alone.
+"""Words to propose: those of the lexicon and forms that it lacks, each with the vector that the encoder gives to it alone.
 
 The encoder knows which words a vector speaks of, even where the decoder does not: it moves a text's vector by nearly the same
 amount to replace one word by another in any text, and about by the difference of the two words' vectors, divided by the
@@ -8,39 +8,50 @@ number of words. So a lexicon of 100,000 words can be ranked without embedding a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from os.path import commonprefix
 
 import numpy as np
 
 from v2t_cli.core.similarity import unit_rows
+from v2t_cli.models.inflection import Form, Inflection
 from v2t_cli.models.lexicon import LAST, Lexicon
 
 SHORTLIST = 1500, 500  # words for one text: near what it lacks to its vector, and the most frequent ones
-ROWS = 32  # shortlists made at once: each takes a float32 for each word of the lexicon
+ROWS = 32  # shortlists made at once: each takes a float32 for each word and form
 STEM = 3  # letters, at least, that the forms of a word share
-ENDING = 4  # letters, at most, by which an ending differs from another
+ENDING = 4  # letters, at most, by which a form is longer than the word
 TAUGHT = 35_000  # the most frequent words teach how endings, and beginnings, alternate
-NEIGHBOURS = 20  # the next words of the alphabet, compared with each
-ALTERNATIVES = 80  # endings for one ending, at most
+UNSEEN = -2.0  # nats: what counts as the logarithm of the frequency of a form that no training text has
 
 
 class Words:
-    """A lexicon with its vectors. vectors: (words, dim), of length 1; log_counts: float32 (words,)."""
+    """The most frequent words of a lexicon and forms that it lacks.
 
-    def __init__(self, lexicon: Lexicon, vectors: np.ndarray):
-        self.lexicon, self.vectors = lexicon, unit_rows(vectors).astype(np.float32, copy=False)
-        self.log_counts = np.log(lexicon.counts[: len(vectors)]).astype(np.float32)
+    spellings: of the words inside a sentence, and of the forms after them; vectors: (len(spellings), dim), of length 1;
+    log_counts: float32 (len(spellings),).
+    """
+
+    def __init__(self, lexicon: Lexicon, vectors: np.ndarray, forms: Sequence[str] = ()):
+        """vectors: (words, dim), of the words, and then of the forms."""
+        self.lexicon, self._count = lexicon, len(vectors) - len(forms)
+        self.vectors = unit_rows(vectors).astype(np.float32, copy=False)
+        self.spellings = [*lexicon.words[: self._count], *forms]
+        self.log_counts = np.log(lexicon.counts[: self._count], dtype=np.float32)
+        self.log_counts = np.append(self.log_counts, np.full(len(forms), UNSEEN, dtype=np.float32))
+        self._unseen = {form.lower(): place for place, form in enumerate(forms, self._count)}
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def place(self, word: str) -> int | None:
-        """Where a word stands among the vectors, whatever its case."""
+        """Where a word or a form stands among the vectors, whatever its case."""
         place = self.lexicon.place(word)
-        return None if place is None or place >= len(self) else place
+        return self._unseen.get(word.lower()) if place is None or place >= self._count else place
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that are neither in the lexicon nor among the forms; none if the lexicon is empty."""
+        return [word for word in self.lexicon.unknown(text) if word.lower() not in self._unseen]
 
     def shortlists(self, targets: np.ndarray, owns: np.ndarray, parts: np.ndarray, priors: np.ndarray) -> list[np.ndarray]:
         """For each text the words that may bring it nearer to its vector: int64, ascending.
@@ -73,27 +84,28 @@ class Words:
     @cached_property
     def _alphabet(self) -> tuple[list[str], list[int]]:
         """The words in lower case and alphabetical order, and the place of each."""
-        pairs = sorted((word.lower(), place) for place, word in enumerate(self.lexicon.words[: len(self)]))
+        pairs = sorted((word.lower(), place) for place, word in enumerate(self.spellings))
         return [word for word, _ in pairs], [place for _, place in pairs]
 
     def unseen_forms(self, word: str) -> list[str]:
-        """Forms of a word that are not in the lexicon, with endings or beginnings of others; the likeliest first."""
+        """More forms of a word, with endings or beginnings of others, that `spellings` lack; the likeliest first."""
         word = word.lower()
-        found = self._endings.forms(word)
-        found.update({form[::-1]: count for form, count in self._beginnings.forms(word[::-1]).items()})
-        return [form for form, _ in found.most_common() if self.lexicon.place(form) is None]
+        found = self._endings.forms([word])
+        found += [Form(form[::-1], probability) for form, probability in self._beginnings.forms([word[::-1]])]
+        forms = dict.fromkeys(it.word for it in sorted(found, key=lambda it: -it.probability))
+        return [form for form in forms if self.lexicon.place(form) is None and form not in self._unseen]
 
     @cached_property
-    def _endings(self) -> _Alternations:
-        return _Alternations(self._taught)
+    def _endings(self) -> Inflection:
+        return Inflection(self._taught)
 
     @cached_property
-    def _beginnings(self) -> _Alternations:
-        return _Alternations([word[::-1] for word in self._taught])
+    def _beginnings(self) -> Inflection:
+        return Inflection([word[::-1] for word in self._taught])
 
     @property
     def _taught(self) -> list[str]:
-        return [word.lower() for word in self.lexicon.words[: min(TAUGHT, len(self))]]
+        return [word.lower() for word in self.spellings[: min(TAUGHT, self._count)]]
 
     def near(self, words: Iterable[str], shortlist: np.ndarray) -> np.ndarray:
         """A shortlist with the forms of these words."""
@@ -103,29 +115,3 @@ class Words:
 
 def _stem(word: str) -> str | None:
     return word[: max(STEM, len(word) - 3)] if len(word) > STEM else None
-
-
-class _Alternations:
-    """Which endings stand for which others in words that begin alike."""
-
-    def __init__(self, words: list[str]):
-        found: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        words = sorted(words)
-        for place, one in enumerate(words):
-            for other in words[place + 1 : place + 1 + NEIGHBOURS]:
-                shared = len(commonprefix([one, other]))
-                if shared < STEM:
-                    break
-                if max(len(one), len(other)) <= shared + ENDING:
-                    found[one[shared:]][other[shared:]] += 1
-                    found[other[shared:]][one[shared:]] += 1
-        self._others = {ending: others.most_common(ALTERNATIVES) for ending, others in found.items()}
-
-    def forms(self, word: str) -> Counter[str]:
-        """The word with each other ending, and how often that stands for its own in other words; more for a longer ending."""
-        out: Counter[str] = Counter()
-        for length in range(min(ENDING, len(word) - STEM) + 1):
-            stem, ending = word[: len(word) - length], word[len(word) - length :]
-            for other, count in self._others.get(ending, []):
-                out[stem + other] += count * (1 + length)
-        return out
