@@ -185,6 +185,20 @@ def test_likely_forms_that_the_lexicon_lacks_are_proposed(bag, monkeypatch, infl
     assert len(bag.words) == len(bag.lexicon) + inflect and bag.words.unknown("в саду") == ([] if inflect else ["саду"])
 
 
+@pytest.mark.usefixtures("without_tokens")
+@pytest.mark.parametrize(("cost", "expected"), [(0.0, "саду"), (0.9, "доме")])
+def test_such_forms_cost_only_in_the_end(bag, monkeypatch, cost, expected):
+    monkeypatch.setattr("v2t_cli.decoding.candidates.UNKNOWN_COST", cost)
+    monkeypatch.setattr("v2t_cli.models.inflection.unseen_forms", lambda words: ["саду"])
+    bag.lexicon = Lexicon(["мой", "брат", "ищет", "в", "доме"], [5, 4, 3, 2, 1], [(".", 9)])
+    fitted, start, truth = search(bag, rounds=2, logprob_weight=0), "Мой брат ищет в доме.", "Мой брат ищет в саду."
+    target = unit_rows(bag.encoder.encode([truth])) + 0.2 * unit_rows(bag.encoder.encode(["окно"]))  # no text reaches it
+    corrector, row = corrector_of(bag, fitted), Row(0, [Candidate(start, -10.0)])
+    rerank([row], target, bag.encoder, corrector.ranking)
+    corrector.correct([row], target)
+    assert expected in row.best.text and truth in bag.encoder.texts
+
+
 def test_words_that_nobody_knows_are_not_tried(bag, monkeypatch):
     """Unless the text is very near: then one may be a name."""
 

@@ -99,7 +99,8 @@ class Corrector:
 
     def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, words: Words, search: FittedSearch):
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
-        self.ranking = Ranking(search.logprob_weight, search.until_cosine, words)
+        self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
+        self._promise = Ranking(search.logprob_weight, search.until_cosine, words).by_cosine  # forms cost something only in the end
         self.tokens = TokenEditor(inverter, tokenizer)
         self.blind = blindness(encoder)
         self._nearly_there = search.until_cosine - encoder.draft_error
@@ -131,7 +132,7 @@ class Corrector:
         for target, row in zip(unit, rows):
             borrowed = {word.lower() for it in row.candidates for word in Parsed(it.text).words}
             places = sorted(place for place in map(self.words.place, borrowed) if place is not None)
-            candidates = sorted(row.candidates, key=self.ranking.by_cosine)
+            candidates = sorted(row.candidates, key=self._promise)
             explored = [(it.nearness, it.text) for it in candidates]
             wanted = Wanted(target, np.array(places, dtype=np.int64))
             out.append(_Search(candidates, wanted, explored, self._key, {self._key(it.text) for it in candidates}))
@@ -183,7 +184,7 @@ class Corrector:
             times = row.edited.get(it.text, 0)
             if times < len(EFFORTS):
                 again = times * (AGAIN[0] * (1 - it.nearness) + AGAIN[1])
-                ranked.append((self.ranking.by_cosine(it) + again, len(ranked), it, times))
+                ranked.append((self._promise(it) + again, len(ranked), it, times))
         out = []
         for _, _, it, times in sorted(ranked, key=lambda ranks: ranks[:2])[: self.search.width]:
             row.edited[it.text] = times + 1
@@ -223,8 +224,8 @@ class Corrector:
         for number, new in found.items():
             row = state[number]
             row.explored = nlargest(EXPLORED, row.explored)
-            row.candidates += sorted(new, key=self.ranking.by_cosine)[:KEPT]
-            row.candidates = sorted(row.candidates, key=self.ranking.by_cosine)[:POOL]
+            row.candidates += sorted(new, key=self._promise)[:KEPT]
+            row.candidates = sorted(row.candidates, key=self._promise)[:POOL]
 
     def _gradients(self, tasks: list[_Task], state: list[_Search]) -> list[Gradients | None]:
         """Of the cosine of each text by its words, if the encoder has gradients."""
@@ -288,7 +289,7 @@ class Corrector:
         ids: list[list[int]] = []
         drafts: list[tuple[_Search, Candidate]] = []
         for number, row in enumerate(state):
-            found = [it for it in row.candidates if math.isnan(it.logprob)]
+            found = sorted((it for it in row.candidates if math.isnan(it.logprob)), key=self.ranking.by_cosine)
             tokens = tokenize(self.tokenizer, [it.text for it in found])
             fits = [i for i, of_text in enumerate(tokens) if len(of_text) <= limit]
             arrived = sum(it.nearness >= self.search.until_cosine for it in row.candidates)

@@ -127,8 +127,7 @@ def _decode_batch(
     written = candidates_of(checkpoint.inverter, checkpoint.tokenizer, target, search, generator)
     rows = [Row(index, candidates) for index, candidates in enumerate(written)]
     if checkpoint.encoder is not None and search.rerank:
-        ranking = corrector.ranking if corrector else Ranking(search.logprob_weight, search.until_cosine, checkpoint.lexicon)
-        rerank(rows, vectors, checkpoint.encoder, ranking)
+        rerank(rows, vectors, checkpoint.encoder, Ranking(search.logprob_weight, search.until_cosine, checkpoint.lexicon))
         if corrector is not None:
             corrector.correct(rows, vectors)
     return rows
