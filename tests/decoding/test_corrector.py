@@ -177,7 +177,7 @@ def test_a_form_that_is_not_in_the_lexicon_is_made(bag, monkeypatch):
 @pytest.mark.usefixtures("without_tokens")
 @pytest.mark.parametrize("inflect", [False, True])
 def test_likely_forms_that_the_lexicon_lacks_are_proposed(bag, monkeypatch, inflect):
-    monkeypatch.setattr(module, "unseen_forms", lambda *arguments: [])
+    monkeypatch.setattr(module, "inflections", lambda *arguments: [])
     monkeypatch.setattr("v2t_cli.models.inflection.unseen_forms", lambda words: ["саду"])
     bag.lexicon = Lexicon(["мой", "брат", "ищет", "в", "сад"], [5, 4, 3, 2, 1], [(".", 9)])
     row, _, _ = corrected(bag, ["Мой брат ищет в доме."], "Мой брат ищет в саду.", inflect=inflect, rounds=2)

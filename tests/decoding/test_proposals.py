@@ -7,7 +7,7 @@ from tiny import DIM
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding import proposals as module
 from v2t_cli.decoding.edits import FLIP, Parsed, apply, disjoint, edit
-from v2t_cli.decoding.proposals import Effort, Gradients, Wanted, prior, rearrangements, rewordings, unseen_forms
+from v2t_cli.decoding.proposals import Effort, Gradients, Wanted, inflections, prior, rearrangements, rewordings
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.words import Words
 
@@ -197,9 +197,9 @@ def test_forms_that_the_lexicon_lacks_are_proposed(text, gradients):
 
 def test_unseen_forms_take_turns():
     words = Words(Lexicon(["белый", "белого", "белому", "ходили", "ходила"], [5, 4, 3, 2, 1], []), np.eye(5))
-    texts = [apply("Старый и гуляли", it) for it in unseen_forms(Parsed("Старый и гуляли"), words)]
+    texts = [apply("Старый и гуляли", it) for it in inflections(Parsed("Старый и гуляли"), words)]
     assert texts == ["Старого и гуляли", "Старый и гуляла", "Старому и гуляли"]
-    assert not list(unseen_forms(Parsed("? 🙂"), words))
+    assert not list(inflections(Parsed("? 🙂"), words))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_edits_of_odd_texts(words, text):
     own = vector(words, "Мама")
     edits = [*rearrangements(Parsed(text), 0.99, ["", "?"], THOROUGH, True), *rewordings(Parsed(text), own, wanted, ALL, words, THOROUGH)]
     assert FLIP in edits
-    for change in (*edits, *unseen_forms(Parsed(text), words)):
+    for change in (*edits, *inflections(Parsed(text), words)):
         assert all(0 <= start <= stop <= len(text) for start, stop, _ in change.spans)
         assert all(disjoint(edit(a), edit(b)) for a, b in itertools.combinations(change.spans, 2))
         assert apply(text, change) == apply(text, change).strip()

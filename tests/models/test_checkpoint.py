@@ -117,6 +117,9 @@ class TestWords:
         for _ in range(2):  # the second time nothing is embedded
             checkpoint.open_words(5, True, str(tmp_path))
             assert checkpoint.words.spellings == [*loaded.lexicon.words[:5], "мамою", "читаем"] == checkpoint.encoder.texts
+        with monkeypatch.context() as patch:  # nothing is read twice
+            patch.setattr(module, "cached_forms", None)
+            checkpoint.open_words(5, True, str(tmp_path))
         np.testing.assert_allclose(checkpoint.words.vectors[5:], unit_rows(encoder.encode(["мамою", "читаем"])), atol=1e-5)
         checkpoint.open_words(5, False, str(tmp_path))
         assert len(checkpoint.words) == 5 and len(checkpoint.encoder.texts) == 7

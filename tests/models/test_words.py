@@ -35,7 +35,7 @@ def test_a_part_of_the_lexicon():
     words = words_of("столом", "столы", "Иван", "столами", vectors=np.eye(3, dtype=np.float32))
     assert len(words) == len(words.log_counts) == 3
     assert [words.place(word) for word in ("столом", "иван", "столами", "папа")] == [0, 2, None, None]
-    assert spelled(words, words.forms("столов")) == ["столом", "столы"]
+    assert spelled(words, words.alike("столов")) == ["столом", "столы"]
 
 
 def test_forms_that_the_lexicon_lacks():
@@ -45,7 +45,7 @@ def test_forms_that_the_lexicon_lacks():
     assert [words.place(word) for word in ("Стол", "ивана", "столах", "столы")] == [0, 2, 3, None]
     np.testing.assert_allclose(words.log_counts, [np.log(9), np.log(2), UNSEEN, UNSEEN], rtol=1e-6)
     assert words.log_counts.dtype == np.float32
-    assert spelled(words, words.forms("Иваном")) == ["Иван", "Ивана"] and spelled(words, words.forms("столом")) == ["стол", "столах"]
+    assert spelled(words, words.alike("Иваном")) == ["Иван", "Ивана"] and spelled(words, words.alike("столом")) == ["стол", "столах"]
     assert words.unknown("ИВАНА столом, столы, столах: 5!") == ["столом"] and lexicon.unknown("Ивана столы") == ["Ивана"]
 
 
@@ -53,7 +53,7 @@ def test_no_words():
     words = words_of(vectors=np.empty((0, DIM), dtype=np.float32))
     targets = np.eye(2, DIM)
     assert [it.tolist() for it in shortlists(words, targets, targets)] == [[], []]
-    assert (words.place("мама"), words.forms("мама"), words.unknown("мама"), words.unseen_forms("мамами")) == (None, [], [], [])
+    assert (words.place("мама"), words.alike("мама"), words.unknown("мама"), words.inflected("мамами")) == (None, [], [], [])
     assert words.near(["мама"], np.arange(0)).tolist() == []
 
 
@@ -114,42 +114,42 @@ class TestForms:
         return words_of("читал", "Читали", "читает", "чай", "ищет", "искал", "искали", "он", "ищу", "пел", "чайка")
 
     def test_words_that_begin_alike(self, words):
-        assert spelled(words, words.forms("читал")) == ["читал", "Читали", "читает"], "whatever the case"
-        assert words.forms("ЧИТАЮТ") == words.forms("читал"), "the word itself need not be there"
-        assert words.forms("писал") == words.forms("читательница") == []
-        assert spelled(words, words.forms("ищем")) == ["ищет"]
-        assert words.forms("он") == words.forms("чай") == words.forms("пел") == words.forms("") == [], "short words have no forms"
+        assert spelled(words, words.alike("читал")) == ["читал", "Читали", "читает"], "whatever the case"
+        assert words.alike("ЧИТАЮТ") == words.alike("читал"), "the word itself need not be there"
+        assert words.alike("писал") == words.alike("читательница") == []
+        assert spelled(words, words.alike("ищем")) == ["ищет"]
+        assert words.alike("он") == words.alike("чай") == words.alike("пел") == words.alike("") == [], "short words have no forms"
 
     def test_forms_join_the_shortlist(self, words):
         assert spelled(words, words.near(["искала", "он"], np.array([7, 9]))) == ["искал", "искали", "он", "пел"]
         assert words.near(["он", "?"], np.array([7, 9])).tolist() == [7, 9]
 
-    def test_unseen_forms_are_made_by_analogy(self):
+    def test_a_word_is_inflected_by_analogy(self):
         words = words_of("работал", "работали", "работает", "гулял", "гуляли", "думали", "думает", "Дышала", "дышали", "ходил")
-        assert words.unseen_forms("ходил")[0] == "ходили", "most words have л beside ли"
-        found = words.unseen_forms("Дышала")
+        assert words.inflected("ходил")[0] == "ходили", "most words have л beside ли"
+        found = words.inflected("Дышала")
         assert "дышал" not in found and "дышали" not in found, "дышали is in the lexicon, and no word here has л beside ла"
-        found = words.unseen_forms("думали")
+        found = words.inflected("думали")
         assert "думал" in found and "думает" not in found and len(set(found)) == len(found)
         assert all(it == it.lower() and words.place(it) is None for it in found)
 
     def test_longer_endings_say_more(self):
         words = words_of("дань", "дани", "тень", "тени", "знать", "знала", "брать", "брала")
-        assert words.unseen_forms("гулять")[:2] == ["гуляла", "гуляти"], "as often as ь beside и there is ть beside ла"
+        assert words.inflected("гулять")[:2] == ["гуляла", "гуляти"], "as often as ь beside и there is ть beside ла"
 
     def test_beginnings_alternate_too(self):
         words = words_of("ходил", "уходил", "носил", "уносил", "писал", "дом")
-        assert words.unseen_forms("Бегал") == ["убегал"] and words.unseen_forms("угулял")[0] == "гулял"
-        assert words.unseen_forms("писал") == ["уписал"] and "ходил" not in words.unseen_forms("уходил")
+        assert words.inflected("Бегал") == ["убегал"] and words.inflected("угулял")[0] == "гулял"
+        assert words.inflected("писал") == ["уписал"] and "ходил" not in words.inflected("уходил")
 
-    def test_unseen_forms_need_no_word_of_the_lexicon(self):
+    def test_words_that_the_lexicon_lacks_are_inflected_too(self):
         words = words_of("белый", "белого", "синий", "синего")
-        assert words.unseen_forms("Зелёный") == ["зелёного"] and words.unseen_forms("верхний") == ["верхнего"]
-        assert words.unseen_forms("мы") == words.unseen_forms("") == words.unseen_forms("🙂") == []
+        assert words.inflected("Зелёный") == ["зелёного"] and words.inflected("верхний") == ["верхнего"]
+        assert words.inflected("мы") == words.inflected("") == words.inflected("🙂") == []
 
     def test_rare_words_teach_nothing(self, monkeypatch):
         spellings = ("белый", "белого", "ходил", "ходили")
-        assert words_of(*spellings).unseen_forms("гулял") == ["гуляли"]
+        assert words_of(*spellings).inflected("гулял") == ["гуляли"]
         monkeypatch.setattr(module, "TAUGHT", 2)
-        assert words_of(*spellings).unseen_forms("гулял") == []
-        assert words_of(*spellings).unseen_forms("зелёный") == ["зелёного"]
+        assert words_of(*spellings).inflected("гулял") == []
+        assert words_of(*spellings).inflected("зелёный") == ["зелёного"]

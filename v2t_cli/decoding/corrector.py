@@ -27,7 +27,7 @@ from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.feedback import Feedback
-from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, prior, rearrangements, rewordings, share, unseen_forms
+from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, inflections, prior, rearrangements, rewordings, share
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.decoding.sums import sums
 from v2t_cli.decoding.tokens import TokenEditor
@@ -248,7 +248,7 @@ class Corrector:
             (self._spelled(task, of_tokens[: 3 * effort.tokens]), effort.tokens),
         ]
         if effort.thorough and task.cosine > NEAR:
-            kinds.append((unseen_forms(text, self.words), effort.edits))
+            kinds.append((inflections(text, self.words), effort.edits))
         edits: list[Edit] = []
         texts: list[str] = []
         for of_kind, limit in kinds:

@@ -130,7 +130,7 @@ def _forms(text: Parsed, expected: np.ndarray, places: np.ndarray, ours: list[in
     """
     best: list[tuple[float, int, int]] = []
     for number, word in enumerate(text.words):
-        forms = np.flatnonzero(np.isin(places, words.forms(word)) & (places != ours[number]))
+        forms = np.flatnonzero(np.isin(places, words.alike(word)) & (places != ours[number]))
         forms = forms[np.argsort(-expected[number, forms])][: effort.few]
         best += ((-expected[number, it], number, places[it]) for it in forms)
     return (text.replacement(number, words.spellings[place]) for _, number, place in sorted(best))
@@ -148,10 +148,10 @@ def _standard(scores: np.ndarray) -> np.ndarray:
     return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
 
 
-def unseen_forms(text: Parsed, words: Words) -> Iterator[Edit]:
+def inflections(text: Parsed, words: Words) -> Iterator[Edit]:
     """Words replaced by forms of theirs that are not known, in turns."""
     return _in_turns(
-        *([text.replacement(number, _like(word, form)) for form in words.unseen_forms(word)] for number, word in enumerate(text.words))
+        *([text.replacement(number, _like(word, form)) for form in words.inflected(word)] for number, word in enumerate(text.words))
     )
 
 

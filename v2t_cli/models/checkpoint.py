@@ -74,7 +74,7 @@ class Checkpoint:
     encoder: Encoder | None = None
     words: Words | None = None
     fits: dict[tuple[str, int], Fitted] = field(default_factory=dict, repr=False)
-    _opened: tuple[int, int] | None = field(default=None, repr=False)  # how many words and forms `words` has
+    _opened: tuple[int, bool] | None = field(default=None, repr=False)  # how many words `words` has, and whether it has forms
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -92,8 +92,8 @@ class Checkpoint:
         inflect: with the most probable forms that the lexicon lacks, at most FORMS times as many.
         """
         words = self.lexicon.words[:count]
-        forms = cached_forms(self.lexicon.words, cache)[: FORMS * len(words)] if inflect and words else []
-        if self._opened != (opening := (len(words), len(forms))):
+        if self._opened != (opening := (len(words), inflect)):
+            forms = cached_forms(self.lexicon.words, cache)[: FORMS * len(words)] if inflect and words else []
             parts = ((words, "words"), (forms, "forms of words"))
             vectors = np.concatenate([self._vectors(texts, what, cache, track) for texts, what in parts])
             self.words, self._opened = Words(self.lexicon, vectors, forms), opening

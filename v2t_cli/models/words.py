@@ -19,8 +19,8 @@ from v2t_cli.models.lexicon import LAST, Lexicon
 
 SHORTLIST = 1500, 500  # words for one text: near what it lacks to its vector, and the most frequent ones
 ROWS = 32  # shortlists made at once: each takes a float32 for each word and form
-STEM = 3  # letters, at least, that the forms of a word share
-ENDING = 4  # letters, at most, by which a form is longer than the word
+SHARED = 3  # letters, at least, with which words begin that may be forms of one
+LONGER = 4  # letters, at most, that such a word has more than the other
 TAUGHT = 35_000  # the most frequent words teach how endings, and beginnings, alternate
 UNSEEN = -2.0  # nats: what counts as the logarithm of the frequency of a form that no training text has
 
@@ -72,14 +72,14 @@ class Words:
             out += [np.union1d(row, np.arange(frequent)) for row in best]
         return out
 
-    def forms(self, word: str) -> list[int]:
+    def alike(self, word: str) -> list[int]:
         """The places of words that begin alike: other forms of the same word, most of them."""
         word = word.lower()
         stem, (words, places) = _stem(word), self._alphabet
         if stem is None:
             return []
         alike = range(bisect_left(words, stem), bisect_left(words, stem + LAST))
-        return sorted(places[i] for i in alike if len(words[i]) <= len(word) + ENDING)
+        return sorted(places[i] for i in alike if len(words[i]) <= len(word) + LONGER)
 
     @cached_property
     def _alphabet(self) -> tuple[list[str], list[int]]:
@@ -87,7 +87,7 @@ class Words:
         pairs = sorted((word.lower(), place) for place, word in enumerate(self.spellings))
         return [word for word, _ in pairs], [place for _, place in pairs]
 
-    def unseen_forms(self, word: str) -> list[str]:
+    def inflected(self, word: str) -> list[str]:
         """More forms of a word, with endings or beginnings of others, that `spellings` lack; the likeliest first."""
         word = word.lower()
         found = self._endings.forms([word])
@@ -109,9 +109,9 @@ class Words:
 
     def near(self, words: Iterable[str], shortlist: np.ndarray) -> np.ndarray:
         """A shortlist with the forms of these words."""
-        forms = [place for word in words for place in self.forms(word)]
+        forms = [place for word in words for place in self.alike(word)]
         return np.union1d(shortlist, np.array(forms, dtype=np.int64)) if forms else shortlist
 
 
 def _stem(word: str) -> str | None:
-    return word[: max(STEM, len(word) - 3)] if len(word) > STEM else None
+    return word[: max(SHARED, len(word) - 3)] if len(word) > SHARED else None
