@@ -15,6 +15,7 @@ _MARK = re.compile(r"[^\w\s]")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”»)]*(?=\s)|\Z)")
 REACH = 4  # places by which a word moves, at most: so the number of moves grows with the length, not with its square
 SPREAD = 3  # places from one insertion or deletion to the next, at first
+BETWEEN = (",", ".", "!", "?")  # marks between clauses
 LONGEST_BLOCK = 4  # words that move together, at most
 
 
@@ -109,11 +110,14 @@ class Parsed:
         return [edit(self._deletion(number)) for start in range(SPREAD) for number in range(start, len(self), SPREAD)]
 
     def marks(self, ends: Iterable[str]) -> Iterator[Edit]:
-        """Each other end of the text; each mark inside it, or the blank after it, gone; a comma after each word that has none."""
+        """Each other end of the text; each mark inside it as another one, gone, or without the blank after it; a comma after each word
+        that has none.
+        """
         begin = len(self.text) - len(self.end)
         for end in ends:
             if end != self.end:
                 yield edit(Span(begin, len(self.text), end))
+        yield from self._other_marks()
         for match in _MARK.finditer(self.text, 0, begin):
             yield edit(Span(*match.span(), ""))
             if self.text[match.end()] == " ":
@@ -121,6 +125,17 @@ class Parsed:
         for _, stop in self.spans[:-1]:
             if self.text[stop] == " ":
                 yield edit(Span(stop, stop, ","))
+
+    def _other_marks(self) -> Iterator[Edit]:
+        """Each mark between clauses as each other one; the word after it begins as a sentence does, or after a comma in lower case, too."""
+        for (_, stop), (start, _) in zip(self.spans, self.spans[1:]):
+            mark, blank = self.text[stop : stop + 1], self.text[stop + 1 : start]
+            if mark in BETWEEN and blank == " ":
+                first = self.text[start]
+                for new in BETWEEN:
+                    if new != mark:
+                        firsts = (first.lower(), first) if new == "," else (first.upper(),)
+                        yield from (edit(Span(stop, start + 1, f"{new} {it}")) for it in dict.fromkeys(firsts))
 
     def digits(self) -> Iterator[Edit]:
         """Each digit by each other one: the nearest ones of all digits first."""
