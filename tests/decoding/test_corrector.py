@@ -229,6 +229,57 @@ def test_texts_with_unknown_words_are_edited_last(bag, monkeypatch, cost):
     assert bag.encoder.texts and any("чай" in text for text in bag.encoder.texts) == (cost > 0)
 
 
+class TestPromises:
+    """Which texts are edited next: half of them by cosine, and half of them by log-probability, too."""
+
+    NEAR, PROBABLE, NEITHER = "Мой брат ищет ключи саду.", "Мама пьёт чай.", "Кот спит."
+
+    @pytest.fixture
+    def edited(self, bag, monkeypatch):
+        """Which texts each round edits."""
+
+        def run(width, weight, rounds=1):
+            found = []
+
+            def edit(self, tasks, *more, **named):
+                found.append([task.text.text for task in tasks])
+
+            monkeypatch.setattr(Corrector, "_edit", edit)
+            target = bag.encoder.encode([TRUTH])
+            corrector = corrector_of(bag, search(bag, width=width, logprob_weight=weight, rounds=rounds))
+            logprobs = {self.NEITHER: -50.0, "Мой брат ищет ключи.": -50.0, self.PROBABLE: -1.0, self.NEAR: -50.0}
+            row = Row(0, [Candidate(text, logprob) for text, logprob in logprobs.items()])
+            rerank([row], target, bag.encoder, corrector.ranking)
+            corrector.correct([row], target)
+            return found
+
+        return run
+
+    def test_a_probable_text_may_be_less_near(self, edited):
+        assert edited(2, weight=1) == [[self.NEAR, self.PROBABLE]]
+        assert self.PROBABLE not in edited(2, weight=0)[0] and edited(1, weight=1) == [[self.NEAR]]
+
+    def test_each_text_is_edited_once_in_a_round(self, edited):
+        ((*texts,),) = edited(4, weight=0.003)
+        assert len(texts) == len({*texts}) == 4
+        *three, fourth = edited(2, weight=1, rounds=4)
+        assert three == [[self.NEAR, self.PROBABLE]] * 3 and not {self.NEAR, self.PROBABLE} & {*fourth}, "each is edited three times"
+
+    @pytest.mark.usefixtures("without_tokens")
+    @pytest.mark.parametrize(("width", "asked"), [(1, False), (2, True)])
+    def test_the_decoder_reads_new_texts_only_for_that(self, bag, monkeypatch, width, asked):
+        read = []
+
+        def reading(inverter, vectors, rows, *more):
+            read.append(len(rows))
+            return log_likelihood(inverter, vectors, rows, *more)
+
+        monkeypatch.setattr(module, "log_likelihood", reading)
+        row, _, _ = corrected(bag, ["Мама ест.", "Кот спит."], rounds=1, width=width)
+        assert (len(read) > 1) == asked and 0 < read[0] <= module.READ
+        assert all(np.isfinite(it.logprob) for it in row)
+
+
 @pytest.mark.usefixtures("without_tokens")
 def test_words_of_the_other_candidates_are_always_tried(bag, monkeypatch):
     monkeypatch.setattr(Words, "shortlists", lambda self, targets, *others: [np.arange(0)] * len(targets))

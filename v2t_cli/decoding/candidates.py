@@ -80,11 +80,15 @@ class Ranking:
 
     def sort(self, candidates: list[Candidate]) -> None:
         """Best first."""
-        candidates.sort(key=lambda it: (it.nearness < self._until, self.by_cosine(it) - self._weight * it.logprob))
+        candidates.sort(key=lambda it: (it.nearness < self._until, self.by_both(it)))
 
     def by_cosine(self, candidate: Candidate) -> float:
         """A key that sorts the nearest first, whatever their log-probability."""
         return self._cost(candidate) - candidate.nearness
+
+    def by_both(self, candidate: Candidate) -> float:
+        """A key that sorts by cosine and log-probability."""
+        return self.by_cosine(candidate) - self._weight * candidate.logprob
 
     def _cost(self, candidate: Candidate) -> float:
         if candidate.nearness >= self._until or self._known is None:

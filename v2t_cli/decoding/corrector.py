@@ -5,15 +5,16 @@ promising texts of each vector are edited. Words are replaced by words of the le
 that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
 edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
 again, more thoroughly, when the others have become less promising. The search follows the cosine, because the way to the right text
-leads through improbable ones; the final ranking also uses the decoder's log-probability, and shuns words that do not exist.
+leads through improbable ones. That way can also end among texts that no one would write, so where several texts are edited in a round,
+half of them are chosen by the decoder's log-probability, too. So does the final ranking, which also shuns words that do not exist.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from heapq import nlargest
+from dataclasses import dataclass, field
+from heapq import nlargest, nsmallest
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -39,14 +40,15 @@ from v2t_cli.models.words import Words
 EFFORTS = (1, 4, 12)  # times decode.edits: when a text is edited for the first, second and third time
 AGAIN = 0.1, 0.0005  # how much less promising a text is each time: this part of what it lacks to 1, and this much cosine
 SPELLED = 0.97  # cosine from which tokens may make words that nobody knows
-KEPT = 12  # new texts per vector and round
-POOL = 40  # texts per vector
+READ = 40  # new texts per vector and round, the nearest ones, whose log-probability may matter
+KEPT = 12  # of these, by each promise
+POOL = 40  # texts per vector, by each promise
 CONCLUDED = 8  # texts whose log-probability decides in the end, at most
 
 
 @dataclass
 class _Search:
-    """The search for one vector: its candidates, nearest first; the log-probability of new ones is nan until the end.
+    """The search for one vector: its candidates, nearest first; the log-probability of new ones is nan until it is needed.
 
     explored: cosines and texts, the nearest of those that were embedded; edited: how often each text was edited; key: what the
     encoder sees of a text; seen: the keys of what was embedded.
@@ -74,14 +76,14 @@ class _Search:
         return [it for it, _ in kept], [edited for _, edited in kept]
 
     def judge(self, texts: list[str], vectors: np.ndarray) -> list[Candidate]:
-        """The nearest of newly embedded texts, the nearest first, at most KEPT.
+        """The nearest of newly embedded texts, the nearest first, at most READ.
 
         vectors: (len(texts), dim), of length 1.
         """
         cosines = vectors @ self.wanted.target
         self.explored += zip(cosines.tolist(), texts)
         # A copy, because a view would keep the vectors of all texts in memory.
-        return [Candidate(texts[i], math.nan, float(cosines[i]), vectors[i].copy()) for i in np.argsort(-cosines)[:KEPT]]
+        return [Candidate(texts[i], math.nan, float(cosines[i]), vectors[i].copy()) for i in np.argsort(-cosines)[:READ]]
 
 
 class _Task(NamedTuple):
@@ -100,7 +102,11 @@ class Corrector:
     def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, words: Words, search: FittedSearch):
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
-        self._promise = Ranking(search.logprob_weight, search.until_cosine, words).by_cosine  # forms cost something only in the end
+        promising = Ranking(search.logprob_weight, search.until_cosine, words)  # forms cost something only in the end
+        self._promise = promising.by_cosine
+        # What promises that a text leads to the right one, and how many texts are edited in a round for this promise.
+        by_both = search.width // 2
+        self._promises = [(self._promise, search.width - by_both), *([(promising.by_both, by_both)] if by_both else [])]
         self.tokens = TokenEditor(inverter, tokenizer)
         self.blind = blindness(encoder)
         self._nearly_there = search.until_cosine - encoder.draft_error
@@ -115,7 +121,7 @@ class Corrector:
         targets = torch.from_numpy(vectors).to(self.inverter.device)
         state = self._begin(unit_rows(vectors), rows)
         if self.search.feedback:
-            self._write_again(state, vectors)
+            self._write_again(state, vectors, targets)
         for number in range(self.search.rounds if self.search.edits_texts else 0):
             tasks = [task for i, row in enumerate(state) if number < self._rounds(row) for task in self._choose(i, row)]
             if not tasks:
@@ -138,7 +144,7 @@ class Corrector:
             out.append(_Search(candidates, wanted, explored, self._key, {self._key(it.text) for it in candidates}))
         return out
 
-    def _write_again(self, state: list[_Search], vectors: np.ndarray) -> None:
+    def _write_again(self, state: list[_Search], vectors: np.ndarray, targets: Tensor) -> None:
         """Let the decoder write again, search.feedback times, for the vectors that are not finished."""
         feedback = Feedback(self.inverter, self.tokenizer, self.search, vectors)
         known = [{self._key(it.text): it.unit_vector for it in row.candidates} for row in state]
@@ -156,7 +162,7 @@ class Corrector:
                 known[i].update(zip(map(self._key, new), embedded))
                 of_pass = [vector for text in of_row if (vector := known[i].get(self._key(text))) is not None]
                 last[i] = max(of_pass, key=state[i].wanted.target.dot, default=last[i])
-            self._keep(state, found)
+            self._keep(state, found, targets)
 
     def _rounds(self, row: _Search) -> int:
         """How many rounds of edits a vector gets: fewer while its nearest text is long, because each takes longer then."""
@@ -179,18 +185,20 @@ class Corrector:
         """The most promising texts of a vector that is not finished."""
         if self._finished(row):
             return []
-        ranked: list[tuple[float, int, Candidate, int]] = []
-        for it in row.candidates:
-            times = row.edited.get(it.text, 0)
-            if times < len(EFFORTS):
-                again = times * (AGAIN[0] * (1 - it.nearness) + AGAIN[1])
-                ranked.append((self._promise(it) + again, len(ranked), it, times))
+        left = {it.text: it for it in row.candidates if row.edited.get(it.text, 0) < len(EFFORTS)}
         out = []
-        for _, _, it, times in sorted(ranked, key=lambda ranks: ranks[:2])[: self.search.width]:
-            row.edited[it.text] = times + 1
-            effort = Effort(self.search.edits * EFFORTS[times], thorough=times > 0)
-            out.append(_Task(number, Parsed(it.text), it.unit_vector, it.nearness, effort))
+        for promise, count in self._promises:
+            for it in nsmallest(count, left.values(), key=lambda it: promise(it) + self._tired(row, it)):
+                del left[it.text]
+                times = row.edited.get(it.text, 0)
+                row.edited[it.text] = times + 1
+                effort = Effort(self.search.edits * EFFORTS[times], thorough=times > 0)
+                out.append(_Task(number, Parsed(it.text), it.unit_vector, it.nearness, effort))
         return out
+
+    def _tired(self, row: _Search, candidate: Candidate) -> float:
+        """How much less promising a text is, because it was edited."""
+        return row.edited.get(candidate.text, 0) * (AGAIN[0] * (1 - candidate.nearness) + AGAIN[1])
 
     def _edit(self, tasks: list[_Task], state: list[_Search], targets: Tensor, first: bool) -> None:
         """Try single edits of each text, then the most promising sums of them; keep the nearest of what they make."""
@@ -216,16 +224,33 @@ class Corrector:
         for texts, embedded in ((texts_of_singles, vectors), (combined, self._embed(combined))):
             for task, of_task, rows in zip(tasks, texts, embedded):
                 found.setdefault(task.row, []).extend(state[task.row].judge(of_task, rows))
-        self._keep(state, found)
+        self._keep(state, found, targets)
 
-    def _keep(self, state: list[_Search], found: dict[int, list[Candidate]]) -> None:
-        """Add the best of the new texts of each row to its candidates."""
+    def _keep(self, state: list[_Search], found: dict[int, list[Candidate]], targets: Tensor) -> None:
+        """Add the most promising of the new texts of each row to its candidates."""
         self._confirm([(state[number], it) for number, new in found.items() for it in new if it.nearness >= self._nearly_there])
-        for number, new in found.items():
+        nearest = {number: nsmallest(READ, new, key=self._promise) for number, new in found.items()}
+        if len(self._promises) > 1:
+            self._read(nearest, targets)
+        for number, new in nearest.items():
             row = state[number]
             row.explored = nlargest(EXPLORED, row.explored)
-            row.candidates += sorted(new, key=self._promise)[:KEPT]
-            row.candidates = sorted(row.candidates, key=self._promise)[:POOL]
+            readable = [it for it in new if it.logprob != -math.inf]
+            row.candidates = self._most_promising([*row.candidates, *self._most_promising(readable, KEPT)], POOL)
+
+    def _most_promising(self, candidates: list[Candidate], count: int) -> list[Candidate]:
+        """The first `count` by each promise, the nearest first."""
+        out = {it.text: it for promise, _ in self._promises for it in nsmallest(count, candidates, key=promise)}
+        return sorted(out.values(), key=self._promise)
+
+    def _read(self, of_rows: dict[int, list[Candidate]], targets: Tensor) -> None:
+        """Find out the log-probability of the candidates that have none: -inf if a text does not fit the decoder."""
+        unread = [(number, it) for number, candidates in of_rows.items() for it in candidates if math.isnan(it.logprob)]
+        owners = np.array([number for number, _ in unread], dtype=np.int64)
+        ids = tokenize(self.tokenizer, [it.text for _, it in unread])
+        logprobs = log_likelihood(self.inverter, targets, ids, owners, self.tokenizer.pad_token_id)
+        for (_, it), logprob in zip(unread, logprobs.tolist()):
+            it.logprob = logprob
 
     def _gradients(self, tasks: list[_Task], state: list[_Search]) -> list[Gradients | None]:
         """Of the cosine of each text by its words, if the encoder has gradients."""
@@ -284,31 +309,25 @@ class Corrector:
     def _conclude(self, rows: list[Row], state: list[_Search], targets: Tensor) -> None:
         """Add the best new texts to the old ones, with their log-probability, and rank them all."""
         limit = self.inverter.n_positions or np.inf
-        owners: list[int] = []
-        new: list[Candidate] = []
-        ids: list[list[int]] = []
-        drafts: list[tuple[_Search, Candidate]] = []
+        best: dict[int, list[Candidate]] = {}
         for number, row in enumerate(state):
-            found = sorted((it for it in row.candidates if math.isnan(it.logprob)), key=self.ranking.by_cosine)
+            old = {it.text for it in rows[number].candidates}
+            found = sorted((it for it in row.candidates if it.text not in old), key=self.ranking.by_cosine)
             tokens = tokenize(self.tokenizer, [it.text for it in found])
-            fits = [i for i, of_text in enumerate(tokens) if len(of_text) <= limit]
             arrived = sum(it.nearness >= self.search.until_cosine for it in row.candidates)
-            fits = fits[: max(arrived or CONCLUDED, self.search.candidates)]
-            drafts += [(row, found[i]) for i in fits]
-            owners += [number] * len(fits)
-            new += [found[i] for i in fits]
-            ids += [tokens[i] for i in fits]
-        self._confirm([(row, it) for row, it in drafts if it.nearness < self._nearly_there])
-        logprobs = log_likelihood(self.inverter, targets, ids, np.array(owners, dtype=np.int64), self.tokenizer.pad_token_id)
-        for number, it, logprob in zip(owners, new, logprobs.tolist()):
-            rows[number].candidates.append(replace(it, logprob=logprob))
-        for number in set(owners):
+            fits = [it for it, of_text in zip(found, tokens) if len(of_text) <= limit]
+            if fits:
+                best[number] = fits[: max(arrived or CONCLUDED, self.search.candidates)]
+        self._confirm([(state[number], it) for number, new in best.items() for it in new if it.nearness < self._nearly_there])
+        self._read(best, targets)
+        for number, new in best.items():
+            rows[number].candidates += new
             self.ranking.sort(rows[number].candidates)
-        if self.blind.to_case and (edited := sorted(set(owners))):
-            best = [rows[number].best for number in edited]
-            texts, lexicon = [it.text for it in best], self.words.lexicon
+        if self.blind.to_case and (edited := sorted(best)):
+            winners = [rows[number].best for number in edited]
+            texts, lexicon = [it.text for it in winners], self.words.lexicon
             recased = recase(texts, targets[edited], self.inverter, self.tokenizer, lexicon, self.blind.to_blanks)
-            for number, it, text, logprob in zip(edited, best, *recased):
+            for number, it, text, logprob in zip(edited, winners, *recased):
                 if not math.isfinite(logprob):  # the text no longer fits the decoder
                     continue
                 it.text, it.logprob = text, logprob
