@@ -1,7 +1,9 @@
 import re
 import shutil
 import zlib
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -91,13 +93,13 @@ def corrector_of(checkpoint, fitted):
     return Corrector(checkpoint.inverter, checkpoint.tokenizer, checkpoint.encoder, checkpoint.words, fitted)
 
 
-def corrected(checkpoint, start, truth=TRUTH, **settings):
+def corrected(checkpoint, start, truth=TRUTH, logprob=-10.0, **settings):
     """The candidates of the vector of a text after correction, the texts embedded for it, and the best cosine at the start."""
     # To the tiny random encoder some different texts look very much alike.
     fitted, encoder = search(checkpoint, until_cosine=0.999999, **settings), checkpoint.encoder
     target = encoder.encode([truth])
     corrector = corrector_of(checkpoint, fitted)
-    row = Row(0, [Candidate(text, -10.0) for text in start])
+    row = Row(0, [Candidate(text, logprob) for text in start])
     rerank([row], target, encoder, corrector.ranking)
     before, encoder.texts = max(it.cosine for it in row.candidates), []
     corrector.correct([row], target)
@@ -230,15 +232,16 @@ def test_texts_with_unknown_words_are_edited_last(bag, monkeypatch, cost):
 
 
 class TestPromises:
-    """Which texts are edited next: half of them by cosine, and half of them by log-probability, too."""
+    """Which texts are edited next: most of them by cosine, and one of four by log-probability, too."""
 
-    NEAR, PROBABLE, NEITHER = "Мой брат ищет ключи саду.", "Мама пьёт чай.", "Кот спит."
+    NEAR = ["Мой брат ищет ключи саду.", "Мой брат ищет ключи дома.", "Мой брат ищет ключи."]
+    PROBABLE, OTHER = "Кот спит.", "Мама пьёт чай."
 
     @pytest.fixture
     def edited(self, bag, monkeypatch):
         """Which texts each round edits."""
 
-        def run(width, weight, rounds=1):
+        def run(width, logprob, rounds=1):
             found = []
 
             def edit(self, tasks, *more, **named):
@@ -246,27 +249,30 @@ class TestPromises:
 
             monkeypatch.setattr(Corrector, "_edit", edit)
             target = bag.encoder.encode([TRUTH])
-            corrector = corrector_of(bag, search(bag, width=width, logprob_weight=weight, rounds=rounds))
-            logprobs = {self.NEITHER: -50.0, "Мой брат ищет ключи.": -50.0, self.PROBABLE: -1.0, self.NEAR: -50.0}
-            row = Row(0, [Candidate(text, logprob) for text, logprob in logprobs.items()])
+            corrector = corrector_of(bag, search(bag, width=width, rounds=rounds))
+            row = Row(
+                0, [Candidate(text, logprob if text == self.PROBABLE else -900.0) for text in [self.OTHER, self.PROBABLE, *self.NEAR]]
+            )
             rerank([row], target, bag.encoder, corrector.ranking)
             corrector.correct([row], target)
             return found
 
         return run
 
-    def test_a_probable_text_may_be_less_near(self, edited):
-        assert edited(2, weight=1) == [[self.NEAR, self.PROBABLE]]
-        assert self.PROBABLE not in edited(2, weight=0)[0] and edited(1, weight=1) == [[self.NEAR]]
+    def test_a_probable_text_may_be_less_near(self, edited, monkeypatch):
+        ((*near, probable),) = edited(4, logprob=-1.0)
+        assert {*near} == {*self.NEAR} and probable == self.PROBABLE
+        assert edited(3, logprob=-1.0) == [near], "of few, the nearest"
+        monkeypatch.setattr(module, "PROBABLE", 0)
+        assert edited(4, logprob=-1.0) == [[*near, self.OTHER]]
 
-    def test_each_text_is_edited_once_in_a_round(self, edited):
-        ((*texts,),) = edited(4, weight=0.003)
-        assert len(texts) == len({*texts}) == 4
-        *three, fourth = edited(2, weight=1, rounds=4)
-        assert three == [[self.NEAR, self.PROBABLE]] * 3 and not {self.NEAR, self.PROBABLE} & {*fourth}, "each is edited three times"
+    def test_each_text_is_edited_three_times(self, edited):
+        rounds = edited(4, logprob=-1.0, rounds=9)
+        assert all(len({*texts}) == len(texts) for texts in rounds)
+        assert Counter(chain(*rounds)) == dict.fromkeys([*self.NEAR, self.PROBABLE, self.OTHER], 3)
 
     @pytest.mark.usefixtures("without_tokens")
-    @pytest.mark.parametrize(("width", "asked"), [(1, False), (2, True)])
+    @pytest.mark.parametrize(("width", "asked"), [(1, False), (4, True)])
     def test_the_decoder_reads_new_texts_only_for_that(self, bag, monkeypatch, width, asked):
         read = []
 
@@ -421,6 +427,6 @@ def test_the_search_follows_the_cosine_but_the_ranking_also_the_log_probability(
     """However much log-probability counts in the end, the text is found; and then it wins, since it reaches until_cosine."""
     row, _, before = corrected(counting, ["Мой ключи ищет брат в саду."], logprob_weight=1.0)
     assert row[0].text == TRUTH and row[0].cosine > before
-    row, _, before = corrected(counting, ["Мама пьёт чай."], logprob_weight=100.0, rounds=1, edits=20)
+    row, _, before = corrected(counting, ["Мама пьёт чай."], logprob=-100.0, logprob_weight=100.0, rounds=1, edits=20)
     assert all(not np.isnan(candidate.logprob) for candidate in row)
     assert row[0].cosine < 0.999999 and row[0].logprob == max(candidate.logprob for candidate in row)

@@ -116,8 +116,6 @@ def test_marks():
     text = "Да, он ел, пил и спал?"
     assert texts_of(Parsed(text).marks(["?", ".", "?!"]), text) == [
         *("Да, он ел, пил и спал.", "Да, он ел, пил и спал?!"),  # other ends
-        *("Да. Он ел, пил и спал?", "Да! Он ел, пил и спал?", "Да? Он ел, пил и спал?"),  # other marks
-        *("Да, он ел. Пил и спал?", "Да, он ел! Пил и спал?", "Да, он ел? Пил и спал?"),
         *(
             "Да он ел, пил и спал?",
             "Да,он ел, пил и спал?",
@@ -126,11 +124,16 @@ def test_marks():
         ),  # without a mark, or its blank
         *("Да, он, ел, пил и спал?", "Да, он ел, пил, и спал?", "Да, он ел, пил и, спал?"),  # with one more
     ]
-    others = texts_of(Parsed("Да! Иван, в 11:30.").marks([]), "Да! Иван, в 11:30.")[:7]
-    assert others[:4] == ["Да, иван, в 11:30.", "Да, Иван, в 11:30.", "Да. Иван, в 11:30.", "Да? Иван, в 11:30."], "it may be a name"
-    assert others[4:] == ["Да! Иван. В 11:30.", "Да! Иван! В 11:30.", "Да! Иван? В 11:30."], "none inside a number"
     assert texts_of(Parsed("🙂").marks(["", "!"]), "🙂") == ["", "!"], "a text without words is all end"
     assert texts_of(Parsed("").marks(["", "!"]), "") == ["!"]
+
+
+def test_other_marks():
+    text = "Да! Иван, в 11:30."
+    *first, a, b, c = texts_of(Parsed(text).other_marks(), text)
+    assert first == ["Да, иван, в 11:30.", "Да, Иван, в 11:30.", "Да. Иван, в 11:30.", "Да? Иван, в 11:30."], "it may be a name"
+    assert [a, b, c] == ["Да! Иван. В 11:30.", "Да! Иван! В 11:30.", "Да! Иван? В 11:30."], "none inside a number"
+    assert not [*Parsed("").other_marks(), *Parsed("Да…").other_marks(), *Parsed("да - нет").other_marks()]
 
 
 def test_cases():

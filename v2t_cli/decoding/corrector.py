@@ -5,8 +5,9 @@ promising texts of each vector are edited. Words are replaced by words of the le
 that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
 edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
 again, more thoroughly, when the others have become less promising. The search follows the cosine, because the way to the right text
-leads through improbable ones. That way can also end among texts that no one would write, so where several texts are edited in a round,
-half of them are chosen by the decoder's log-probability, too. So does the final ranking, which also shuns words that do not exist.
+leads through improbable ones. That way can also end among texts that nobody would write, so where several texts are edited in a
+round, a quarter of them are chosen by the decoder's log-probability, too. The final ranking uses it as well, and shuns words that do
+not exist.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from v2t_cli.models.words import Words
 EFFORTS = (1, 4, 12)  # times decode.edits: when a text is edited for the first, second and third time
 AGAIN = 0.1, 0.0005  # how much less promising a text is each time: this part of what it lacks to 1, and this much cosine
 SPELLED = 0.97  # cosine from which tokens may make words that nobody knows
+PROBABLE = 0.001  # cosine that a nat of a text's log-probability is worth, when texts to edit are chosen
 READ = 40  # new texts per vector and round, the nearest ones, whose log-probability may matter
 KEPT = 12  # of these, by each promise
 POOL = 40  # texts per vector, by each promise
@@ -102,10 +104,10 @@ class Corrector:
     def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, words: Words, search: FittedSearch):
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
-        promising = Ranking(search.logprob_weight, search.until_cosine, words)  # forms cost something only in the end
+        promising = Ranking(PROBABLE, search.until_cosine, words)  # forms cost something only in the end
         self._promise = promising.by_cosine
         # What promises that a text leads to the right one, and how many texts are edited in a round for this promise.
-        by_both = search.width // 2
+        by_both = search.width // 4
         self._promises = [(self._promise, search.width - by_both), *([(promising.by_both, by_both)] if by_both else [])]
         self.tokens = TokenEditor(inverter, tokenizer)
         self.blind = blindness(encoder)
@@ -312,7 +314,11 @@ class Corrector:
         best: dict[int, list[Candidate]] = {}
         for number, row in enumerate(state):
             old = {it.text for it in rows[number].candidates}
-            found = sorted((it for it in row.candidates if it.text not in old), key=self.ranking.by_cosine)
+            found = [it for it in row.candidates if it.text not in old]
+            if len(self._promises) > 1:
+                self.ranking.sort(found)
+            else:  # their log-probability is not known
+                found.sort(key=self.ranking.by_cosine)
             tokens = tokenize(self.tokenizer, [it.text for it in found])
             arrived = sum(it.nearness >= self.search.until_cosine for it in row.candidates)
             fits = [it for it, of_text in zip(found, tokens) if len(of_text) <= limit]

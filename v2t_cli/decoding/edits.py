@@ -110,14 +110,11 @@ class Parsed:
         return [edit(self._deletion(number)) for start in range(SPREAD) for number in range(start, len(self), SPREAD)]
 
     def marks(self, ends: Iterable[str]) -> Iterator[Edit]:
-        """Each other end of the text; each mark inside it as another one, gone, or without the blank after it; a comma after each word
-        that has none.
-        """
+        """Each other end of the text; each mark inside it, or the blank after it, gone; a comma after each word that has none."""
         begin = len(self.text) - len(self.end)
         for end in ends:
             if end != self.end:
                 yield edit(Span(begin, len(self.text), end))
-        yield from self._other_marks()
         for match in _MARK.finditer(self.text, 0, begin):
             yield edit(Span(*match.span(), ""))
             if self.text[match.end()] == " ":
@@ -126,7 +123,7 @@ class Parsed:
             if self.text[stop] == " ":
                 yield edit(Span(stop, stop, ","))
 
-    def _other_marks(self) -> Iterator[Edit]:
+    def other_marks(self) -> Iterator[Edit]:
         """Each mark between clauses as each other one; the word after it begins as a sentence does, or after a comma in lower case, too."""
         for (_, stop), (start, _) in zip(self.spans, self.spans[1:]):
             mark, blank = self.text[stop : stop + 1], self.text[stop + 1 : start]

@@ -79,7 +79,7 @@ def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort,
     if cosine > ORDERLY or effort.thorough:
         kinds += [text.moves(), text.swaps(neighbours=False)]
     if effort.thorough:
-        kinds += [text.rotations(), text.block_moves(), text.block_swaps()]
+        kinds += [text.other_marks(), text.rotations(), text.block_moves(), text.block_swaps()]
     return _in_turns(*kinds)
 
 
