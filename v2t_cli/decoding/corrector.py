@@ -5,8 +5,8 @@ promising texts of each vector are edited. Words are replaced by words of the le
 that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
 edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
 again, more thoroughly, when the others have become less promising. The search follows the cosine, because the way to the right text
-leads through improbable ones. That way can also end among texts that nobody would write, so where several texts are edited in a
-round, a quarter of them are chosen by the decoder's log-probability, too. The final ranking uses it as well, and shuns words that do
+leads through improbable ones. That way can also end among texts that nobody would write, so where four texts or more are edited in
+a round, a quarter of them are chosen by the decoder's log-probability, too. The final ranking uses it as well, and shuns words that do
 not exist.
 """
 

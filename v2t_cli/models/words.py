@@ -19,8 +19,8 @@ from v2t_cli.models.lexicon import LAST, Lexicon
 
 SHORTLIST = 1500, 500  # words for one text: near what it lacks to its vector, and the most frequent ones
 ROWS = 32  # shortlists made at once: each takes a float32 for each word and form
-SHARED = 3  # letters, at least, with which words begin that may be forms of one
-LONGER = 4  # letters, at most, that such a word has more than the other
+SHARED = 3  # letters, at least, with which all forms of a word begin
+LONGER = 4  # letters, at most, by which a form is longer than the word
 TAUGHT = 35_000  # the most frequent words teach how endings, and beginnings, alternate
 UNSEEN = -2.0  # nats: what counts as the logarithm of the frequency of a form that no training text has
 
