@@ -124,8 +124,8 @@ class Parsed:
                 yield edit(Span(stop, stop, ","))
 
     def other_marks(self) -> Iterator[Edit]:
-        """Replace each mark between clauses by each other one. After a comma, the next word is tried in lower case and as it was, for it may
-        be a name; after other marks, it begins a sentence.
+        """Each mark between clauses by each other one. After a comma, the next word is tried in lower case and as it was, for it may be a
+        name; after other marks, it begins a sentence.
         """
         for (_, stop), (start, _) in zip(self.spans, self.spans[1:]):
             mark, blank = self.text[stop : stop + 1], self.text[stop + 1 : start]
