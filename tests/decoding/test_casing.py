@@ -46,12 +46,15 @@ def test_blanks_before_marks_go_if_the_encoder_does_not_see_them(opened):
 
 def test_blanks_around_marks_do_not_change_what_is_seen():
     assert without_blanks("Да , нет.Что ? 10 : 30") == "Да,нет.Что?10:30"
+    assert without_blanks("за $ 36 ( до обеда )") == without_blanks("за $36 (до обеда)")
+    assert without_blanks("да 🙂 да _ да") == "да 🙂 да _ да"
 
 
 def test_blanks_after_marks_come_back():
     variants = list(_variants("Он здесь?Я не знаю .", Lexicon([], [], []), blanks=True))
     assert {"Он здесь? Я не знаю .", "Он здесь?Я не знаю."} <= set(variants)
     assert "Он здесь?Я не знаю." in _variants("Он здесь? Я не знаю.", Lexicon([], [], []), blanks=True)
+    assert "За $36 - всё" in _variants("За $ 36 - всё", Lexicon([], [], []), blanks=True), "one blank alone"
     assert "В 8:30, а?" in _variants("В 8:30,а?", Lexicon([], [], []), blanks=True), "a time stays whole"
 
 
