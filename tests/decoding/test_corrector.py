@@ -17,7 +17,7 @@ from v2t_cli.decoding.candidates import Candidate, Ranking, Row, rerank
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.decode import decode
 from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.decoding.tokens import TokenEditor
+from v2t_cli.decoding.tokens import Reading, TokenEditor
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import Encoder
@@ -77,7 +77,10 @@ def bag(loaded, encoder):
 
 @pytest.fixture
 def without_tokens(monkeypatch):
-    monkeypatch.setattr(TokenEditor, "edits", lambda self, texts, targets: [[] for _ in texts])
+    def read(self, texts, targets, words):
+        return [Reading([], np.zeros((len(text) + 1, len(text))), np.zeros((len(text) + 1, len(of)))) for text, of in zip(texts, words)]
+
+    monkeypatch.setattr(TokenEditor, "read", read)
 
 
 def search(checkpoint, **settings):
@@ -162,7 +165,7 @@ def test_the_word_that_no_candidate_has_comes_from_the_lexicon(bag):
 
 @pytest.mark.usefixtures("without_tokens")
 def test_a_form_that_is_not_in_the_lexicon_is_made(bag, monkeypatch):
-    monkeypatch.setattr(module, "rearrangements", lambda *arguments: [])
+    monkeypatch.setattr(module, "details", lambda *arguments: [])
     known = ["мой", "брат", "ищет", "дома", "дому", "сада", "в"]
     truth, start = "Мой брат ищет в саду.", "Мой брат ищет в сада."
 

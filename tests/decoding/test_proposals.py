@@ -7,7 +7,7 @@ from tiny import DIM
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding import proposals as module
 from v2t_cli.decoding.edits import FLIP, Parsed, apply, disjoint, edit
-from v2t_cli.decoding.proposals import Effort, Gradients, Wanted, inflections, prior, rearrangements, rewordings
+from v2t_cli.decoding.proposals import Effort, Gradients, Wanted, details, inflections, prior, rewordings
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.words import Words
 
@@ -45,28 +45,35 @@ ALL, NONE = np.arange(len(SPELLINGS)), np.arange(0)
 
 
 def reworded(words: Words, text: str, truth: str, effort=EASY, shortlist=ALL, places=()) -> list[str]:
-    edits = rewordings(Parsed(text), vector(words, text), wanting(vector(words, truth), *places), shortlist, words, effort)
-    return [apply(text, it) for it in edits]
+    wanted = wanting(vector(words, truth), *places)
+    tried = words.near(Parsed(text).words, np.union1d(shortlist, wanted.places))
+    return [apply(text, it) for it in rewordings(Parsed(text), vector(words, text), wanted, tried, blank(text, tried), words, effort)]
 
 
-def rearranged(text: str, cosine: float, effort=EASY, first: bool = False) -> list[str]:
-    return [apply(text, it) for it in rearrangements(Parsed(text), cosine, [".", "?", "!", "…"], effort, first)]
+def blank(text: str, places=ALL) -> np.ndarray:
+    """A context that tells nothing."""
+    return np.zeros((len(Parsed(text)) + 1, len(places)), dtype=np.float32)
+
+
+def detailed(text: str, cosine: float, effort=EASY, first: bool = False) -> list[str]:
+    return [apply(text, it) for it in details(Parsed(text), cosine, [".", "?", "!", "…"], effort, first)]
 
 
 def test_more_effort_is_more_of_everything():
     efforts = [Effort(edits, False) for edits in (1, 25, 100, 1200)]
     assert [it.few for it in efforts] == [1, 1, 4, 48]
     assert [it.tokens for it in efforts] == [0, 7, 30, 360] and [it.sums for it in efforts] == [0, 10, 40, 480]
-    assert [it.rearrangements(3) for it in efforts] == [it.rearrangements(6) for it in efforts] == [22, 70, 220, 2420]
+    assert [it.details(3) for it in efforts] == [it.details(6) for it in efforts] == [22, 70, 220, 2420]
+    assert [it.orders(3) for it in efforts] == [it.orders(6) for it in efforts] == [15, 20, 35, 255]
 
 
-def test_the_rearrangements_of_a_long_text_take_no_longer_to_embed():
+def test_what_is_tried_of_a_long_text_takes_no_longer_to_embed():
     for effort in EASY, THOROUGH:
-        assert max(words * effort.rearrangements(words) for words in range(6, 200)) == 6 * effort.rearrangements(6)
+        for tried in effort.details, effort.orders:
+            assert max(words * tried(words) for words in range(6, 200)) == 6 * tried(6)
     text = " ".join(f"слово{number}" for number in range(20)) + "."
-    first = rearranged(text, 0.97)[: EASY.rearrangements(20)]
+    first = detailed(text, 0.97)[: EASY.details(20)]
     assert text[:-1] + "?" in first, "another end"
-    assert any(set(it.lower().replace(".", "").split()) == set(text[:-1].split()) and it.lower() != text for it in first), "another order"
     assert {len(it.split()) for it in first} == {19, 20}
 
 
@@ -75,36 +82,28 @@ def test_frequency_says_more_about_texts_that_are_far_away():
     assert prior(0.9, EASY) > prior(0.9, THOROUGH) > 0, "a text that is edited again may lack a rare word"
 
 
-class TestRearrangements:
-    def test_deletions_marks_case_and_neighbours_always_in_turns(self):
-        assert rearranged(TEXT, 0.5) == [
-            *("Читает, суп.", "Мама читает суп.", "мама читает, суп.", "Читает мама, суп."),
-            *("Мама, суп.", "Мама читает,суп.", "Мама Читает, суп.", "Мама суп, читает."),
+class TestDetails:
+    def test_deletions_marks_and_case_always_in_turns(self):
+        assert detailed(TEXT, 0.5) == [
+            *("Читает, суп.", "Мама читает суп.", "мама читает, суп."),
+            *("Мама, суп.", "Мама читает,суп.", "Мама Читает, суп."),
             *("Мама читает,.", "Мама, читает, суп.", "Мама читает, Суп."),
         ]
 
     def test_other_ends_in_the_first_round_and_for_near_texts(self):
         ends = {"Мама читает, суп?", "Мама читает, суп!"}
-        assert not ends & set(rearranged(TEXT, 0.5)) and not ends & set(rearranged(TEXT, module.NEAR))
-        assert ends <= set(rearranged(TEXT, 0.5, first=True)) and ends <= set(rearranged(TEXT, module.NEAR + 0.01))
-        assert "Мама читает, суп…" not in rearranged(TEXT, 0.5, first=True), "only the most frequent three"
-        assert "Мама читает, суп…" in rearranged(TEXT, 0.5, THOROUGH, first=True)
-
-    def test_every_order_for_near_texts_and_with_much_effort(self):
-        text = "Мама утром ест суп дома."
-        swapped, moved, block = "Дома утром ест суп мама.", "Утром ест суп дома мама.", "Ест суп мама утром дома."
-        assert not {swapped, moved, block} & set(rearranged(text, module.ORDERLY))
-        near = rearranged(text, module.ORDERLY + 0.01)
-        assert {swapped, moved} < set(near) and block not in near
-        assert {swapped, moved, block} < set(rearranged(text, 0.5, THOROUGH))
+        assert not ends & set(detailed(TEXT, 0.5)) and not ends & set(detailed(TEXT, module.NEAR))
+        assert ends <= set(detailed(TEXT, 0.5, first=True)) and ends <= set(detailed(TEXT, module.NEAR + 0.01))
+        assert "Мама читает, суп…" not in detailed(TEXT, 0.5, first=True), "only the most frequent three"
+        assert "Мама читает, суп…" in detailed(TEXT, 0.5, THOROUGH, first=True)
 
     def test_other_marks_with_much_effort(self):
-        assert "Мама читает. Суп." in rearranged(TEXT, 0.5, THOROUGH) and "Мама читает. Суп." not in rearranged(TEXT, 0.99)
+        assert "Мама читает. Суп." in detailed(TEXT, 0.5, THOROUGH) and "Мама читает. Суп." not in detailed(TEXT, 0.99)
 
     def test_of_texts_without_words(self):
         for text in ("", "🙂", "— ?"):
-            assert rearranged(text, 0.5)[0] == text, "only the case, which changes nothing"
-            assert len(rearranged(text, 0.5, first=True)) == 4
+            assert detailed(text, 0.5)[0] == text, "only the case, which changes nothing"
+            assert len(detailed(text, 0.5, first=True)) == 4
 
 
 class TestRewordings:
@@ -128,7 +127,7 @@ class TestRewordings:
 
         gradients, text = Gradients(np.array([[0.0], [0.0], [1.0]], dtype=np.float32), Preferring("дома")), "Мама ест суп"
         wanted = wanting(vector(words, "Папа ест суп"))
-        edits = rewordings(Parsed(text), vector(words, text), wanted, ALL, words, EASY, gradients)
+        edits = rewordings(Parsed(text), vector(words, text), wanted, ALL, blank(text), words, EASY, gradients)
         found, without = [apply(text, it) for it in edits], reworded(words, text, "Папа ест суп")
         assert found.index("Мама ест дома") < without.index("Мама ест дома") and found.index("Папа ест суп") < 6
 
@@ -161,9 +160,22 @@ class TestRewordings:
 
         def inserted(*borrowed):
             own = np.eye(1, DIM, DIM - 2)[0]
-            return apply("5", next(rewordings(Parsed("5"), own, wanting(wanted, *borrowed), ALL, words, EASY)))
+            return apply("5", next(rewordings(Parsed("5"), own, wanting(wanted, *borrowed), ALL, blank("5"), words, EASY)))
 
         assert inserted() == "мама 5" and inserted(SPELLINGS.index("Иван")) == "Иван 5"
+
+    def test_words_are_preferred_where_the_decoder_expects_them(self, words):
+        """All are equally far from the vector."""
+        text, wanted, own = "5 6", wanting(np.eye(1, DIM, DIM - 1)[0]), np.eye(1, DIM, DIM - 2)[0]
+
+        def best(place: int) -> list[str]:
+            context = np.full((3, len(SPELLINGS)), -12.0, dtype=np.float32)
+            context[place, SPELLINGS.index("утром")] = -0.1
+            edits = [apply(text, it) for it in rewordings(Parsed(text), own, wanted, ALL, context, words, EASY)]
+            return [next(it for it in edits if it.count(" ") == blanks) for blanks in (2, 1)]
+
+        assert best(0) == ["утром 5 6", "утром 6"] and best(1) == ["5 утром 6", "5 утром"]
+        assert best(2)[0] == "5 6 утром"
 
     def test_no_word_replaces_itself(self, words):
         text = "МАМА Иван"
@@ -178,12 +190,15 @@ class TestRewordings:
         wanted = wanting(vector(words, "папа"))
         empty = Words(Lexicon([], [], []), np.empty((0, DIM)))
         for text, lexicon in (("Он пел.", words), ("Мама ест.", empty), ("", words), ("", empty)):
-            assert not list(rewordings(Parsed(text), vector(words, "мама"), wanted, NONE, lexicon, THOROUGH))
+            found = rewordings(Parsed(text), vector(words, "мама"), wanted, NONE, blank(text, NONE), lexicon, THOROUGH)
+            assert not list(found)
 
     def test_a_word_that_nobody_knows_is_replaced_too(self, words):
         wanted = wanting(vector(words, "Мама ест суп"))
         own = unit_rows((words.vectors[[4, 5]].sum(axis=0) + np.eye(DIM)[-1])[None])[0]
-        texts = [apply("Мымы ест суп", it) for it in rewordings(Parsed("Мымы ест суп"), own, wanted, ALL, words, EASY)]
+        texts = [
+            apply("Мымы ест суп", it) for it in rewordings(Parsed("Мымы ест суп"), own, wanted, ALL, blank("Мымы ест суп"), words, EASY)
+        ]
         assert "Мама ест суп" in texts
 
 
@@ -194,7 +209,7 @@ def test_forms_that_the_lexicon_lacks_are_proposed(text, gradients):
     assert words.place("супом") == len(SPELLINGS)
     own, wanted, shortlist = vector(words, text), wanting(vector(words, "Мама ест супом")), np.arange(len(words))
     found = Gradients(np.ones((len(Parsed(text)), 1), dtype=np.float32), Preferring("супом")) if gradients else None
-    edits = rewordings(Parsed(text), own, wanted, shortlist, words, EASY, found)
+    edits = rewordings(Parsed(text), own, wanted, shortlist, blank(text, shortlist), words, EASY, found)
     assert "Мама ест супом" in [apply(text, it) for it in edits]
 
 
@@ -211,7 +226,8 @@ def test_unseen_forms_take_turns():
 def test_edits_of_odd_texts(words, text):
     wanted = wanting(vector(words, "Папа ест суп"), 9)
     own = vector(words, "Мама")
-    edits = [*rearrangements(Parsed(text), 0.99, ["", "?"], THOROUGH, True), *rewordings(Parsed(text), own, wanted, ALL, words, THOROUGH)]
+    reworded = rewordings(Parsed(text), own, wanted, ALL, blank(text), words, THOROUGH)
+    edits = [*details(Parsed(text), 0.99, ["", "?"], THOROUGH, True), *reworded]
     assert FLIP in edits
     for change in (*edits, *inflections(Parsed(text), words)):
         assert all(0 <= start <= stop <= len(text) for start, stop, _ in change.spans)

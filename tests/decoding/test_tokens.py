@@ -1,11 +1,12 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from tiny import SENTENCES
 
-from v2t_cli.decoding.edits import Edit, Span, apply, disjoint, edit
-from v2t_cli.decoding.tokens import TOP_TOKENS, TokenEditor
+from v2t_cli.decoding.edits import Edit, Parsed, Span, apply, disjoint, edit
+from v2t_cli.decoding.tokens import IMPROBABLE, TOP_TOKENS, TokenEditor
 from v2t_cli.models.language_model import tokenize
 
 TRUTH = "Мой брат ищет ключи в саду."
@@ -24,7 +25,11 @@ def target(encoder) -> torch.Tensor:
 
 def edits_of(editor, target, *texts) -> list[list[Edit]]:
     """The edits of each text, all for the same vector."""
-    return editor.edits(list(texts), target.expand(len(texts), -1))
+    return read(editor, texts, target.expand(len(texts), -1))
+
+
+def read(editor, texts, targets) -> list[list[Edit]]:
+    return [it.edits for it in editor.read([Parsed(text) for text in texts], targets, [[]] * len(texts))]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,7 @@ def test_edits_follow_the_vector(editor, encoder):
     """The same text, for vectors of three others: to each of them its own edit comes first of the three."""
     texts = [f"Мой брат ищет ключи {where}." for where in ("дома", "на даче", "утром")]
     text = "Мой брат ищет ключи."
-    for wanted, edits in zip(texts, editor.edits([text] * 3, torch.from_numpy(encoder.encode(texts)))):
+    for wanted, edits in zip(texts, read(editor, [text] * 3, torch.from_numpy(encoder.encode(texts)))):
         firsts = [word for it in edits for word in (" дома", " на", " утром") if it == edit(Span(19, 19, word))]
         assert len(firsts) == 3 and firsts[0] in wanted
 
@@ -65,15 +70,53 @@ def test_the_best_come_first(editor, target, text):
     assert values == pytest.approx(sorted(values, reverse=True), abs=1e-4)
 
 
+def first_token(editor, target, before: str, word: str) -> float:
+    """Log-probability of the first token of a word after these words, for the vector."""
+    rest, whole = (tokenize(editor.tokenizer, [text])[0][:-1] for text in (before, f"{before} {word}" if before else word))
+    assert whole[: len(rest)] == rest
+    logits = editor.inverter.logits(target, torch.tensor([whole])).detach()
+    return float(logits.log_softmax(dim=-1)[0, len(rest), whole[len(rest)]])
+
+
+def test_words_are_read_in_their_context(editor, target, monkeypatch):
+    monkeypatch.setattr("v2t_cli.decoding.tokens.IMPROBABLE", -100.0)
+    text, words = "Мой брат ищет ключи, мама.", ["брат", "саду", "в", "Иван"]
+    (reading,) = editor.read([Parsed(text)], target, [words])
+    befores = ["", "Мой", "Мой брат", "Мой брат ищет", "Мой брат ищет ключи,", "Мой брат ищет ключи, мама"]
+    expected = [[first_token(editor, target, before, word if before else word.capitalize()) for word in words] for before in befores]
+    np.testing.assert_allclose(reading.context, expected, rtol=1e-3)
+    own = [first_token(editor, target, before, word) for before, word in zip(befores, ["Мой", "брат", "ищет", "ключи", "мама"])]
+    end = editor.inverter.logits(target, torch.tensor(tokenize(editor.tokenizer, [text]))).detach().log_softmax(dim=-1)[0]
+    own.append(float(end[-2, tokenize(editor.tokenizer, ["."])[0][0]]))
+    others = [[first_token(editor, target, before, it if before else it.capitalize()) for it in Parsed(text).words] for before in befores]
+    np.testing.assert_allclose(reading.junctions, np.array(others) - np.array(own)[:, None], atol=1e-3)
+    assert not reading.junctions.diagonal().any()
+
+
+def test_a_small_first_letter_and_words_that_nobody_expects(editor, target):
+    (small,) = editor.read([Parsed("мой брат")], target, [["мой"]])
+    assert small.context[0, 0] == pytest.approx(max(first_token(editor, target, "", "мой"), IMPROBABLE), rel=1e-3)
+    (reading,) = editor.read([Parsed(TRUTH)], target, [SENTENCES[5].split()])
+    assert reading.context.min() == IMPROBABLE < reading.context.max()
+
+
+@pytest.mark.parametrize("text", ["", "🙂", "— Что?", "🙂 да 🙂", TRUTH * 30])
+def test_the_context_of_odd_texts(editor, target, text):
+    (reading,) = editor.read([Parsed(text)], target, [["да", "Иван"]])
+    words = len(Parsed(text))
+    assert reading.junctions.shape == (words + 1, words) and reading.context.shape == (words + 1, 2)
+    assert reading.context.any() == (len(text) < 100), "zeros for what does not fit the decoder"
+
+
 def test_edits_do_not_depend_on_the_texts_beside_it(editor, encoder, monkeypatch):
     texts = ["Мой брат ждёт ключи в саду.", "Иван", "", TRUTH + " " + TRUTH, "🙂?"]
     targets = torch.from_numpy(encoder.encode(SENTENCES[::20]))
-    together = editor.edits(texts, targets)
+    together = read(editor, texts, targets)
     for i, edits in enumerate(together):
-        (alone,) = editor.edits(texts[i : i + 1], targets[i : i + 1])
+        (alone,) = read(editor, texts[i : i + 1], targets[i : i + 1])
         assert set(alone) == set(edits) and alone[:3] == edits[:3]
     monkeypatch.setattr("v2t_cli.models.inverter.MAX_LOGITS", 1)
-    assert [set(edits) for edits in editor.edits(texts, targets)] == [set(edits) for edits in together]
+    assert [set(edits) for edits in read(editor, texts, targets)] == [set(edits) for edits in together]
 
 
 def test_what_does_not_fit_the_decoder_has_no_edits(editor, target):

@@ -1,13 +1,13 @@
 """Correction: from the best candidates of a vector to better ones, judged by re-embedding.
 
 First the decoder writes again, with what its last text lacked added to its input. A best-first search follows: in each round the most
-promising texts of each vector are edited. Words are replaced by words of the lexicon that the vector, and the gradient of an encoder
-that has one, call for, or by other forms of theirs; words are inserted, deleted and moved; marks, case and tokens change. The single
-edits are embedded; from what each does to the vector, the best sums of them are predicted and embedded too. A text may be edited
-again, more thoroughly, when the others have become less promising. The search follows the cosine, because the way to the right text
-leads through improbable ones. That way can also end among texts that nobody would write, so where four texts or more are edited in
-a round, a quarter of them are chosen by the decoder's log-probability, too. The final ranking uses it as well, and shuns words that do
-not exist.
+promising texts of each vector are edited. Words are replaced by words of the lexicon that the vector, the decoder, and the gradient of an
+encoder that has one, call for, or by other forms of theirs; words are inserted, deleted and put in another order, as the decoder expects
+them; marks, case and tokens change. The single edits are embedded; from what each does to the vector, the best sums of them are
+predicted and embedded too. A text may be edited again, more thoroughly, when the others have become less promising. The search follows
+the cosine, because the way to the right text leads through improbable ones. That way can also end among texts that nobody would write,
+so where four texts or more are edited in a round, a quarter of them are chosen by the decoder's log-probability, too. The final ranking
+uses it as well, and shuns words that do not exist.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ import torch
 from torch import Tensor
 
 from v2t_cli.core.similarity import unit_rows
+from v2t_cli.decoding import orders
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, embed_unique
 from v2t_cli.decoding.casing import blindness, recase, without_blanks
 from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.feedback import Feedback
-from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, inflections, prior, rearrangements, rewordings, share
+from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, details, inflections, prior, rewordings, share
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.decoding.sums import sums
-from v2t_cli.decoding.tokens import TokenEditor
+from v2t_cli.decoding.tokens import Reading, TokenEditor
 from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.inverter import Inverter, log_likelihood
 from v2t_cli.models.language_model import tokenize
@@ -205,14 +206,16 @@ class Corrector:
     def _edit(self, tasks: list[_Task], state: list[_Search], targets: Tensor, first: bool) -> None:
         """Try single edits of each text, then the most promising sums of them; keep the nearest of what they make."""
         owners = torch.tensor([task.row for task in tasks], device=targets.device)
-        of_tokens = self.tokens.edits([task.text.text for task in tasks], targets[owners])
         shortlists = self.words.shortlists(
             np.stack([state[task.row].wanted.target for task in tasks]),
             np.stack([task.own for task in tasks]),
             np.array([1 / (len(task.text) + 1) for task in tasks], dtype=np.float32),
             np.array([prior(task.cosine, task.effort) for task in tasks], dtype=np.float32),
         )
-        parts = zip(of_tokens, shortlists, self._gradients(tasks, state))
+        near = zip(tasks, shortlists)
+        places = [self.words.near(task.text.words, np.union1d(it, state[task.row].wanted.places)) for task, it in near]
+        spellings = [[self.words.spellings[place] for place in of_task] for of_task in places]
+        parts = zip(places, self.tokens.read([task.text for task in tasks], targets[owners], spellings), self._gradients(tasks, state))
         singles = [self._singles(task, state[task.row], *of_task, first) for task, of_task in zip(tasks, parts)]
         texts_of_singles = [texts for _, texts in singles]
         vectors = self._embed(texts_of_singles)
@@ -264,15 +267,16 @@ class Corrector:
         return [Gradients(of_words, encoder) for of_words in found]
 
     def _singles(
-        self, task: _Task, row: _Search, of_tokens: list[Edit], shortlist: np.ndarray, gradients: Gradients | None, first: bool
+        self, task: _Task, row: _Search, places: np.ndarray, reading: Reading, gradients: Gradients | None, first: bool
     ) -> tuple[list[Edit], list[str]]:
         """The single edits to try, and their texts, which count as embedded."""
         text, effort = task.text, task.effort
         kinds: list[tuple[Iterable[Edit], int]] = [
-            (rearrangements(text, task.cosine, self.words.lexicon.ends, effort, first), effort.rearrangements(len(text))),
+            (details(text, task.cosine, self.words.lexicon.ends, effort, first), effort.details(len(text))),
+            (map(text.reordered, orders.ranked(reading.junctions)), effort.orders(len(text))),
             (text.digits(), effort.edits),
-            (rewordings(text, task.own, row.wanted, shortlist, self.words, effort, gradients), effort.edits),
-            (self._spelled(task, of_tokens[: 3 * effort.tokens]), effort.tokens),
+            (rewordings(text, task.own, row.wanted, places, reading.context, self.words, effort, gradients), effort.edits),
+            (self._spelled(task, reading.edits[: 3 * effort.tokens]), effort.tokens),
         ]
         if effort.thorough and task.cosine > NEAR:
             kinds.append((inflections(text, self.words), effort.edits))

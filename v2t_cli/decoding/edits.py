@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate, chain, product
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from v2t_cli.core.one_line import to_row
@@ -13,10 +13,9 @@ from v2t_cli.models.lexicon import WORD, inner_words, text_end
 
 _MARK = re.compile(r"[^\w\s]")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”»)]*(?=\s)|\Z)")
-REACH = 4  # places by which a word moves, at most: so the number of moves grows with the length, not with its square
+REACH = 4  # places by which a sentence moves, at most
 SPREAD = 3  # places from one insertion or deletion to the next, at first
 BETWEEN = (",", ".", "!", "?")  # marks between clauses
-LONGEST_BLOCK = 4  # words that move together, at most
 
 
 class Span(NamedTuple):
@@ -149,21 +148,6 @@ class Parsed:
         for start, _ in self.spans[1:]:
             yield edit(Span(start, start + 1, self.text[start].swapcase()))
 
-    def swaps(self, neighbours: bool) -> Iterator[Edit]:
-        """Swap neighbours, or words that are two to REACH places apart, the nearer ones first."""
-        for distance in range(1, 2) if neighbours else range(2, REACH + 1):
-            for i, j in enumerate(range(distance, len(self))):
-                yield edit(Span(*self.spans[i], self.words[j]), Span(*self.spans[j], self.words[i]))
-
-    def moves(self) -> Iterator[Edit]:
-        """Move each word by two to REACH places: a swap of neighbours moves it by one."""
-        for number in range(len(self)):
-            for place in range(max(0, number - REACH), min(len(self), number + 1 + REACH) + 1):
-                if not number - 1 <= place <= number + 2:
-                    moved, gone = self.insertion(place, self.words[number]), edit(self._deletion(number))
-                    if disjoint(moved, gone):
-                        yield together([gone, moved])
-
     def sentence_moves(self) -> Iterator[Edit]:
         """Move each sentence, with its marks, to each later place within REACH."""
         sentences = _SENTENCE.findall(self.text)
@@ -172,37 +156,19 @@ class Parsed:
                 order = [*sentences[:number], *sentences[number + 1 : place + 1], sentence, *sentences[place + 1 :]]
                 yield edit(Span(0, len(self.text), " ".join(order)))
 
-    def rotations(self) -> Iterator[Edit]:
-        """Swap what stands before and after each word, such as "and", and before and after each gap; marks stay between the same places."""
+    def reordered(self, order: Sequence[int]) -> Edit:
+        """The words in another order, a permutation of their numbers; marks stay between the same places."""
+        spans = []
+        changed = (number != place for place, number in enumerate(order))
+        for moved, run in groupby(enumerate(changed), key=lambda it: it[1]):
+            if moved:
+                places = [place for place, _ in run]
+                gaps = [self.text[self.spans[place][1] : self.spans[place + 1][0]] for place in places[:-1]]
+                new = "".join(chain.from_iterable(zip((self.words[order[place]] for place in places), [*gaps, ""])))
+                spans.append(Span(self.spans[places[0]][0], self.spans[places[-1]][1], new))
+        return edit(*spans)
+
+    def neighbours(self) -> list[Edit]:
+        """Each two neighbouring words in the other order."""
         count = range(len(self))
-        for middle in count[1:-1]:
-            yield self._ordered([*count[middle + 1 :], middle, *count[:middle]])
-        for start in count[2:-1]:
-            yield self._ordered([*count[start:], *count[:start]])
-
-    def _ordered(self, order: list[int]) -> Edit:
-        """The words in another order; marks stay between the same places."""
-        gaps = [self.text[left[1] : right[0]] for left, right in zip(self.spans, self.spans[1:])]
-        new = "".join(chain.from_iterable(zip((self.words[i] for i in order), [*gaps, ""])))
-        return edit(Span(self.spans[0][0], self.spans[-1][1], new))
-
-    def block_moves(self) -> Iterator[Edit]:
-        """Move two to LONGEST_BLOCK neighbouring words to each later or earlier place within REACH; marks stay between the same places."""
-        count = len(self)
-        for start in range(count):
-            for stop in range(start + 2, min(count, start + LONGEST_BLOCK) + 1):
-                for place in (*range(max(0, start - REACH), start), *range(stop + 1, min(count, stop + REACH) + 1)):
-                    rest = [*range(start), *range(stop, count)]
-                    cut = place if place < start else place - (stop - start)
-                    yield self._ordered([*rest[:cut], *range(start, stop), *rest[cut:]])
-
-    def block_swaps(self) -> Iterator[Edit]:
-        """Swap two blocks of at most LONGEST_BLOCK words with one to REACH words between them, such as the towns in "from A to B"; the
-        shortest first. Swaps of single words are left out; marks stay between the same places.
-        """
-        sizes = range(1, LONGEST_BLOCK + 1)
-        for first, second in sorted(product(sizes, sizes), key=sum)[1:]:
-            for between in range(1, REACH + 1):
-                for start in range(len(self) - first - between - second + 1):
-                    a, b, c, d = accumulate((start, first, between, second))
-                    yield self._ordered([*range(a), *range(c, d), *range(b, c), *range(a, b), *range(d, len(self))])
+        return [self.reordered([*count[:place], place + 1, place, *count[place + 2 :]]) for place in count[:-1]]

@@ -19,9 +19,9 @@ RARER = 0.3  # part of that when a text is edited again: it may lack a rare word
 # Measured with MiniLM in English on texts with one or two wrong words. The right word was the most promising of 8,000 for every
 # place in 55 % and 50 % of the texts, without the gradient in 35 % and 24 %, by the gradient alone in 21 % and 24 %.
 FREQUENCY = 0.6
+CONTEXT = 0.5  # share of a word's log-probability in its place; the rest is that of its frequency
 BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of the decoder
 NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not known
-ORDERLY = 0.96  # cosine from which all changes of order are tried
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
 SENTENCE = 6  # words up to which a text gets all rounds of edits and all rearrangements; a longer one gets fewer, in proportion
 
@@ -37,9 +37,13 @@ class Effort(NamedTuple):
         """Forms of each word, and words to insert at each place."""
         return max(1, self.edits // PER_FORM)
 
-    def rearrangements(self, words: int) -> int:
-        """Edits that need no new word, of a text of so many words: a longer one has more of them, but each takes longer to embed."""
+    def details(self, words: int) -> int:
+        """Deletions, marks and cases of a text of so many words: a longer one has more of them, but each takes longer to embed."""
         return (20 + 2 * self.edits) * SENTENCE // max(SENTENCE, words)
+
+    def orders(self, words: int) -> int:
+        """Other orders of so many words."""
+        return (15 + self.edits // 5) * SENTENCE // max(SENTENCE, words)
 
     @property
     def tokens(self) -> int:
@@ -72,14 +76,12 @@ def prior(cosine: float, effort: Effort) -> float:
     return (PRIOR[0] + PRIOR[1] * (1 - cosine)) * (RARER if effort.thorough else 1)
 
 
-def rearrangements(text: Parsed, cosine: float, ends: list[str], effort: Effort, first: bool) -> Iterator[Edit]:
-    """Edits that need no new word: deletions, marks, case and order, in turns. first: whether it is the first round."""
+def details(text: Parsed, cosine: float, ends: list[str], effort: Effort, first: bool) -> Iterator[Edit]:
+    """Edits that need neither a new word nor another order: deletions, marks and case, in turns. first: whether it is the first round."""
     marks = text.marks(ends[: max(3, effort.edits // 8)] if first or cosine > NEAR else [])
-    kinds = [text.deletions(), marks, text.cases(), text.sentence_moves(), text.swaps(neighbours=True)]
-    if cosine > ORDERLY or effort.thorough:
-        kinds += [text.moves(), text.swaps(neighbours=False)]
+    kinds = [text.deletions(), marks, text.cases(), text.sentence_moves()]
     if effort.thorough:
-        kinds += [text.other_marks(), text.rotations(), text.block_moves(), text.block_swaps()]
+        kinds.append(text.other_marks())
     return _in_turns(*kinds)
 
 
@@ -91,18 +93,26 @@ class Gradients(NamedTuple):
 
 
 def rewordings(
-    text: Parsed, own: np.ndarray, wanted: Wanted, shortlist: np.ndarray, words: Words, effort: Effort, gradients: Gradients | None = None
+    text: Parsed,
+    own: np.ndarray,
+    wanted: Wanted,
+    places: np.ndarray,
+    context: np.ndarray,
+    words: Words,
+    effort: Effort,
+    gradients: Gradients | None = None,
 ) -> Iterator[Edit]:
     """Edits with words of the lexicon: forms of the text's words, insertions and replacements, each the most promising first.
 
-    own: (dim,), of length 1, of the text; shortlist: places in the lexicon; gradients: if the encoder has some.
+    own: (dim,), of length 1, of the text; places: of the words to try, int64; context: of these words, as in a Reading; gradients: if
+    the encoder has some.
     """
-    places = words.near(text.words, np.union1d(shortlist, wanted.places))
     if not len(places):
         return iter(())
     vectors, count = words.vectors[places], max(1, len(text))
     worth = prior(float(own @ wanted.target), effort)
-    nats = words.log_counts[places] + BORROWED * np.isin(places, wanted.places)
+    usual = words.log_counts[places] + BORROWED * np.isin(places, wanted.places)
+    nats = (1 - CONTEXT) * usual + CONTEXT * context  # (words + 1, places)
     ours = [words.place(word) for word in text.words]
     without = np.repeat(own[None], len(ours), axis=0)
     for number, place in enumerate(ours):
@@ -111,16 +121,21 @@ def rewordings(
     expected = _cosines(without, vectors, 1 / count, wanted.target)
     if gradients:
         embeddings = gradients.encoder.embeddings(words.spellings[place] for place in places)
-        promised = _standard(gradients.of_words @ embeddings.T) + FREQUENCY * (nats - nats.mean())
+        promised = _standard(gradients.of_words @ embeddings.T) + FREQUENCY * (nats - nats.mean(axis=1, keepdims=True))[:-1]
         expected += expected.std(axis=1, keepdims=True) * promised
     else:
-        expected += worth * nats
+        expected += worth * nats[:-1]
     forms = _forms(text, expected, places, ours, words, effort)
-    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target)[0] + worth * nats
-    insertions = (it for place in places[np.argsort(-added)[: effort.few]] for it in text.insertions(words.spellings[place]))
-    best = (divmod(int(flat), len(places)) for flat in np.argsort(-expected, axis=None)[: 2 * effort.edits])
+    added = _cosines(own[None], vectors, 1 / (count + 1), wanted.target) + worth * nats
+    insertions = (text.insertion(number, words.spellings[places[it]]) for number, it in _best(added, effort.few * len(added)))
+    best = _best(expected, 2 * effort.edits)
     replacements = (text.replacement(number, words.spellings[places[it]]) for number, it in best if places[it] != ours[number])
     return _in_turns(forms, insertions, replacements)
+
+
+def _best(scores: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
+    """Row and column of the highest scores, the highest first."""
+    return (divmod(int(flat), scores.shape[1]) for flat in np.argsort(-scores, axis=None)[:count])
 
 
 def _forms(text: Parsed, expected: np.ndarray, places: np.ndarray, ours: list[int | None], words: Words, effort: Effort) -> Iterator[Edit]:

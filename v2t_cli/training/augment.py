@@ -66,7 +66,7 @@ class Augmenter:
         elif kind == "delete" and len(parsed) > 1:
             edits = parsed.deletions()
         elif kind == "swap":
-            edits = list(parsed.swaps(neighbours=True))
+            edits = parsed.neighbours()
         elif kind == "insert":
             edits = parsed.insertions(self._word(rng))
         return apply(text, edits[int(rng.integers(len(edits)))]) if edits else text
