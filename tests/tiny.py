@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from v2t_cli.core.config import Config, DecoderConfig, load_config
+from v2t_cli.decoding.edits import Edit
 from v2t_cli.models.adapters import ADAPTERS
 from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.inverter import Inverter
@@ -193,3 +194,9 @@ def interrupting(rows, error=KeyboardInterrupt):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ResumableLines, "write", stopped)
         yield
+
+
+def disjoint(left: Edit, right: Edit) -> bool:
+    """Whether both edits can be made at once: no span of one overlaps a span of the other, and only one flips the case."""
+    apart = all(a.stop <= b.start or b.stop <= a.start for a in left.spans for b in right.spans)
+    return apart and not (left.flip and right.flip)

@@ -55,6 +55,7 @@ def test_blanks_after_marks_come_back():
     assert {"Он здесь? Я не знаю .", "Он здесь?Я не знаю."} <= set(variants)
     assert "Он здесь?Я не знаю." in _variants("Он здесь? Я не знаю.", Lexicon([], [], []), blanks=True)
     assert "За $36 - всё" in _variants("За $ 36 - всё", Lexicon([], [], []), blanks=True), "one blank alone"
+    assert "да - нет" in _variants("да-нет", Lexicon([], [], []), blanks=True), "two at once"
     assert "В 8:30, а?" in _variants("В 8:30,а?", Lexicon([], [], []), blanks=True), "a time stays whole"
 
 

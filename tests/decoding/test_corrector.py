@@ -16,8 +16,8 @@ from v2t_cli.decoding import corrector as module
 from v2t_cli.decoding.candidates import Candidate, Ranking, Row, rerank
 from v2t_cli.decoding.corrector import Corrector
 from v2t_cli.decoding.decode import decode
+from v2t_cli.decoding.reading import Reader, Reading
 from v2t_cli.decoding.search import fit, resolve_search
-from v2t_cli.decoding.tokens import Reading, TokenEditor
 from v2t_cli.io.vectors import Block
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import Encoder
@@ -78,9 +78,9 @@ def bag(loaded, encoder):
 @pytest.fixture
 def without_tokens(monkeypatch):
     def read(self, texts, targets, words):
-        return [Reading([], np.zeros((len(text) + 1, len(text))), np.zeros((len(text) + 1, len(of)))) for text, of in zip(texts, words)]
+        return [Reading([], np.zeros((len(text) + 1, len(text) + 1)), None) for text in texts]
 
-    monkeypatch.setattr(TokenEditor, "read", read)
+    monkeypatch.setattr(Reader, "read", read)
 
 
 def search(checkpoint, **settings):
@@ -153,6 +153,15 @@ def test_drafts_guide_but_exact_vectors_decide(opened, start, feedback):
 @pytest.mark.usefixtures("without_tokens")
 def test_it_finds_the_text_without_the_decoder(bag, start):
     assert corrected(bag, [start])[0][0].text == TRUTH
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_the_decoder_tells_which_order_to_try(counting, monkeypatch, expected):
+    start, read = "Ключи в саду ищет мой брат.", Reader.read  # one of 70 orders away, of which 15 are tried
+    if not expected:
+        monkeypatch.setattr(Reader, "read", lambda *of: [it._replace(junctions=0 * it.junctions) for it in read(*of)])
+    row, _, _ = corrected(counting, [start], rounds=1, edits=1, width=1)
+    assert (row[0].text == TRUTH) == expected
 
 
 @pytest.mark.usefixtures("without_tokens")

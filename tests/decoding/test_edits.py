@@ -2,8 +2,9 @@ import itertools
 import random
 
 import pytest
+from tiny import disjoint
 
-from v2t_cli.decoding.edits import FLIP, Edit, Parsed, Span, apply, disjoint, edit, together
+from v2t_cli.decoding.edits import FLIP, Edit, Parsed, Span, apply, edit, together
 
 TEXT = "Мама купила хлеб."
 ODD = ["", " ", "!", "🙂", "Да", "ёж", "1 2 3", "— Что?", "— Что? — Ничего…", "a  b", " а, б ", "Ёж\u2028пьёт\tчай", "МАМА!", "a-b 'c' (d)"]

@@ -2,11 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
-from tiny import DIM
+from tiny import DIM, disjoint
 
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding import proposals as module
-from v2t_cli.decoding.edits import FLIP, Parsed, apply, disjoint, edit
+from v2t_cli.decoding.edits import FLIP, Parsed, apply, edit
 from v2t_cli.decoding.proposals import Effort, Gradients, Wanted, details, inflections, prior, rewordings
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.words import Words
@@ -47,12 +47,7 @@ ALL, NONE = np.arange(len(SPELLINGS)), np.arange(0)
 def reworded(words: Words, text: str, truth: str, effort=EASY, shortlist=ALL, places=()) -> list[str]:
     wanted = wanting(vector(words, truth), *places)
     tried = words.near(Parsed(text).words, np.union1d(shortlist, wanted.places))
-    return [apply(text, it) for it in rewordings(Parsed(text), vector(words, text), wanted, tried, blank(text, tried), words, effort)]
-
-
-def blank(text: str, places=ALL) -> np.ndarray:
-    """A context that tells nothing."""
-    return np.zeros((len(Parsed(text)) + 1, len(places)), dtype=np.float32)
+    return [apply(text, it) for it in rewordings(Parsed(text), vector(words, text), wanted, tried, None, words, effort)]
 
 
 def detailed(text: str, cosine: float, effort=EASY, first: bool = False) -> list[str]:
@@ -127,7 +122,7 @@ class TestRewordings:
 
         gradients, text = Gradients(np.array([[0.0], [0.0], [1.0]], dtype=np.float32), Preferring("дома")), "Мама ест суп"
         wanted = wanting(vector(words, "Папа ест суп"))
-        edits = rewordings(Parsed(text), vector(words, text), wanted, ALL, blank(text), words, EASY, gradients)
+        edits = rewordings(Parsed(text), vector(words, text), wanted, ALL, None, words, EASY, gradients)
         found, without = [apply(text, it) for it in edits], reworded(words, text, "Папа ест суп")
         assert found.index("Мама ест дома") < without.index("Мама ест дома") and found.index("Папа ест суп") < 6
 
@@ -160,7 +155,7 @@ class TestRewordings:
 
         def inserted(*borrowed):
             own = np.eye(1, DIM, DIM - 2)[0]
-            return apply("5", next(rewordings(Parsed("5"), own, wanting(wanted, *borrowed), ALL, blank("5"), words, EASY)))
+            return apply("5", next(rewordings(Parsed("5"), own, wanting(wanted, *borrowed), ALL, None, words, EASY)))
 
         assert inserted() == "мама 5" and inserted(SPELLINGS.index("Иван")) == "Иван 5"
 
@@ -190,15 +185,13 @@ class TestRewordings:
         wanted = wanting(vector(words, "папа"))
         empty = Words(Lexicon([], [], []), np.empty((0, DIM)))
         for text, lexicon in (("Он пел.", words), ("Мама ест.", empty), ("", words), ("", empty)):
-            found = rewordings(Parsed(text), vector(words, "мама"), wanted, NONE, blank(text, NONE), lexicon, THOROUGH)
+            found = rewordings(Parsed(text), vector(words, "мама"), wanted, NONE, None, lexicon, THOROUGH)
             assert not list(found)
 
     def test_a_word_that_nobody_knows_is_replaced_too(self, words):
         wanted = wanting(vector(words, "Мама ест суп"))
         own = unit_rows((words.vectors[[4, 5]].sum(axis=0) + np.eye(DIM)[-1])[None])[0]
-        texts = [
-            apply("Мымы ест суп", it) for it in rewordings(Parsed("Мымы ест суп"), own, wanted, ALL, blank("Мымы ест суп"), words, EASY)
-        ]
+        texts = [apply("Мымы ест суп", it) for it in rewordings(Parsed("Мымы ест суп"), own, wanted, ALL, None, words, EASY)]
         assert "Мама ест суп" in texts
 
 
@@ -209,7 +202,7 @@ def test_forms_that_the_lexicon_lacks_are_proposed(text, gradients):
     assert words.place("супом") == len(SPELLINGS)
     own, wanted, shortlist = vector(words, text), wanting(vector(words, "Мама ест супом")), np.arange(len(words))
     found = Gradients(np.ones((len(Parsed(text)), 1), dtype=np.float32), Preferring("супом")) if gradients else None
-    edits = rewordings(Parsed(text), own, wanted, shortlist, blank(text, shortlist), words, EASY, found)
+    edits = rewordings(Parsed(text), own, wanted, shortlist, None, words, EASY, found)
     assert "Мама ест супом" in [apply(text, it) for it in edits]
 
 
@@ -226,7 +219,7 @@ def test_unseen_forms_take_turns():
 def test_edits_of_odd_texts(words, text):
     wanted = wanting(vector(words, "Папа ест суп"), 9)
     own = vector(words, "Мама")
-    reworded = rewordings(Parsed(text), own, wanted, ALL, blank(text), words, THOROUGH)
+    reworded = rewordings(Parsed(text), own, wanted, ALL, None, words, THOROUGH)
     edits = [*details(Parsed(text), 0.99, ["", "?"], THOROUGH, True), *reworded]
     assert FLIP in edits
     for change in (*edits, *inflections(Parsed(text), words)):

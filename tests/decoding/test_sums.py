@@ -3,10 +3,11 @@ import random
 
 import numpy as np
 import pytest
+from tiny import disjoint
 
 from v2t_cli.core.similarity import unit_rows
 from v2t_cli.decoding import sums as module
-from v2t_cli.decoding.edits import FLIP, Edit, Span, disjoint, edit, together
+from v2t_cli.decoding.edits import FLIP, Edit, Span, edit, together
 from v2t_cli.decoding.sums import sums
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -22,9 +23,8 @@ ROUNDS = 3  # changes of case in a row, at most
 # Variants whose first differing token is this many nats less probable than the text's own are not scored. On 200 service dialogues,
 # with examples/en-mini, this lost none of the 512 variants that were more probable than their text, and left 3 or 4 of 12 per text.
 HOPELESS = 6.0
-MARK = r"[!-/:-@\[-^`{-~¡¿«»‘’“”„–—…]"  # what BERT's tokenizer splits off: ASCII's marks, and the usual others
+MARK = r"[!-/:-@\[-^`{-~¡¿«»‘’“”„–—…]"  # that BERT's tokenizer splits off: those of ASCII but "_", and the usual others
 _MARK = re.compile(f" *({MARK}) *")
-_BLANK = re.compile(f"(?<={MARK}) | (?={MARK})")  # beside a mark
 _BEFORE_MARKS = re.compile(r" +(?=[.,!?;:…])")
 _AFTER_MARKS = re.compile(r"(?<=[.,!?;:…]) +")
 _NO_BLANK = re.compile(r"(?<=[.,!?;:…])(?=[^\W\d_])")  # between a mark and a letter
@@ -122,7 +122,9 @@ def _variants(text: str, lexicon: Lexicon, blanks: bool) -> Iterator[str]:
         yield _BEFORE_MARKS.sub("", text)
         yield _AFTER_MARKS.sub("", text)
         yield _NO_BLANK.sub(" ", text)
-        yield from (text[: match.start()] + text[match.end() :] for match in _BLANK.finditer(text))
+        for match in _MARK.finditer(text):
+            before, after = text[: match.start()], text[match.end() :]
+            yield from (f"{before}{left}{match[1]}{right}{after}".strip() for left, right in product(("", " "), repeat=2))
     yield from (apply(text, flip) for flip in parsed.cases())
     places = map(lexicon.place, parsed.words)
     spelled = [parsed.replacement(number, lexicon.words[place]) for number, place in enumerate(places) if place is not None]

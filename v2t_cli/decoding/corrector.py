@@ -31,9 +31,9 @@ from v2t_cli.decoding.certainty import EXPLORED, sure_words
 from v2t_cli.decoding.edits import Edit, Parsed, apply
 from v2t_cli.decoding.feedback import Feedback
 from v2t_cli.decoding.proposals import NEAR, Effort, Gradients, Wanted, details, inflections, prior, rewordings, share
+from v2t_cli.decoding.reading import Reader, Reading
 from v2t_cli.decoding.search import FittedSearch
 from v2t_cli.decoding.sums import sums
-from v2t_cli.decoding.tokens import Reading, TokenEditor
 from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.inverter import Inverter, log_likelihood
 from v2t_cli.models.language_model import tokenize
@@ -110,7 +110,7 @@ class Corrector:
         # What promises that a text leads to the right one, and how many texts are edited in a round for this promise.
         by_both = search.width // 4
         self._promises = [(self._promise, search.width - by_both), *([(promising.by_both, by_both)] if by_both else [])]
-        self.tokens = TokenEditor(inverter, tokenizer)
+        self.reader = Reader(inverter, tokenizer)
         self.blind = blindness(encoder)
         self._nearly_there = search.until_cosine - encoder.draft_error
 
@@ -212,10 +212,11 @@ class Corrector:
             np.array([1 / (len(task.text) + 1) for task in tasks], dtype=np.float32),
             np.array([prior(task.cosine, task.effort) for task in tasks], dtype=np.float32),
         )
-        near = zip(tasks, shortlists)
-        places = [self.words.near(task.text.words, np.union1d(it, state[task.row].wanted.places)) for task, it in near]
+        wanted = [state[task.row].wanted.places for task in tasks]
+        places = [self.words.near(task.text.words, np.union1d(*of_task)) for task, *of_task in zip(tasks, shortlists, wanted)]
         spellings = [[self.words.spellings[place] for place in of_task] for of_task in places]
-        parts = zip(places, self.tokens.read([task.text for task in tasks], targets[owners], spellings), self._gradients(tasks, state))
+        readings = self.reader.read([task.text for task in tasks], targets[owners], spellings)
+        parts = zip(places, readings, self._gradients(tasks, state))
         singles = [self._singles(task, state[task.row], *of_task, first) for task, of_task in zip(tasks, parts)]
         texts_of_singles = [texts for _, texts in singles]
         vectors = self._embed(texts_of_singles)

@@ -53,12 +53,6 @@ def apply(text: str, change: Edit) -> str:
     return out
 
 
-def disjoint(left: Edit, right: Edit) -> bool:
-    """Whether both edits can be made at once: no span of one overlaps a span of the other, and only one flips the case."""
-    apart = all(a.stop <= b.start or b.stop <= a.start for a in left.spans for b in right.spans)
-    return apart and not (left.flip and right.flip)
-
-
 def together(edits: Iterable[Edit]) -> Edit:
     """Disjoint edits as one."""
     edits = list(edits)
@@ -170,5 +164,5 @@ class Parsed:
 
     def neighbours(self) -> list[Edit]:
         """Each two neighbouring words in the other order."""
-        count = range(len(self))
-        return [self.reordered([*count[:place], place + 1, place, *count[place + 2 :]]) for place in count[:-1]]
+        places = zip(zip(self.spans, self.words), zip(self.spans[1:], self.words[1:]))
+        return [edit(Span(*first, right), Span(*second, left)) for (first, left), (second, right) in places]

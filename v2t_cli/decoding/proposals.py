@@ -12,7 +12,7 @@ from v2t_cli.decoding.edits import Edit, Parsed
 from v2t_cli.models.gradients import TokenGradients
 from v2t_cli.models.words import Words
 
-# A nat of a word's frequency is worth this much cosine: the first for any text, the second times what the text lacks to 1.
+# A nat of a word's log-probability is worth this much cosine: the first for any text, the second times what the text lacks to 1.
 PRIOR = 0.001, 0.012
 RARER = 0.3  # part of that when a text is edited again: it may lack a rare word
 # The same for a replacement beside the encoder's gradient, in standard deviations of the expected cosines of a word's replacements.
@@ -20,10 +20,10 @@ RARER = 0.3  # part of that when a text is edited again: it may lack a rare word
 # place in 55 % and 50 % of the texts, without the gradient in 35 % and 24 %, by the gradient alone in 21 % and 24 %.
 FREQUENCY = 0.6
 CONTEXT = 0.5  # share of a word's log-probability in its place; the rest is that of its frequency
-BORROWED = 2.0  # nats of frequency that a word gains by being in a candidate of the decoder
-NEAR = 0.9  # cosine from which details are tried: other ends at every round, forms that are not known
+BORROWED = 2.0  # nats that the logarithm of a word's frequency gains by being in a candidate of the decoder
+NEAR = 0.9  # cosine from which little things are tried: other ends at every round, forms that are not known
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
-SENTENCE = 6  # words up to which a text gets all rounds of edits and all rearrangements; a longer one gets fewer, in proportion
+SENTENCE = 6  # words up to which a text gets all rounds, details and orders; a longer one gets fewer, in proportion
 
 
 class Effort(NamedTuple):
@@ -34,11 +34,11 @@ class Effort(NamedTuple):
 
     @property
     def few(self) -> int:
-        """Forms of each word, and words to insert at each place."""
+        """Forms of each word, and words to insert at each place, on average."""
         return max(1, self.edits // PER_FORM)
 
     def details(self, words: int) -> int:
-        """Deletions, marks and cases of a text of so many words: a longer one has more of them, but each takes longer to embed."""
+        """Edits as of `details`, of a text of so many words: a longer one has more of them, but each takes longer to embed."""
         return (20 + 2 * self.edits) * SENTENCE // max(SENTENCE, words)
 
     def orders(self, words: int) -> int:
@@ -72,12 +72,12 @@ def share(words: int) -> float:
 
 
 def prior(cosine: float, effort: Effort) -> float:
-    """Cosine that a nat of a word's frequency is worth, for a text with this cosine."""
+    """Cosine that a nat of a word's log-probability is worth, for a text with this cosine."""
     return (PRIOR[0] + PRIOR[1] * (1 - cosine)) * (RARER if effort.thorough else 1)
 
 
 def details(text: Parsed, cosine: float, ends: list[str], effort: Effort, first: bool) -> Iterator[Edit]:
-    """Edits that need neither a new word nor another order: deletions, marks and case, in turns. first: whether it is the first round."""
+    """Edits that need no new word: deletions, marks, case and the order of sentences, in turns. first: whether it is the first round."""
     marks = text.marks(ends[: max(3, effort.edits // 8)] if first or cosine > NEAR else [])
     kinds = [text.deletions(), marks, text.cases(), text.sentence_moves()]
     if effort.thorough:
@@ -97,7 +97,7 @@ def rewordings(
     own: np.ndarray,
     wanted: Wanted,
     places: np.ndarray,
-    context: np.ndarray,
+    context: np.ndarray | None,
     words: Words,
     effort: Effort,
     gradients: Gradients | None = None,
@@ -112,7 +112,7 @@ def rewordings(
     vectors, count = words.vectors[places], max(1, len(text))
     worth = prior(float(own @ wanted.target), effort)
     usual = words.log_counts[places] + BORROWED * np.isin(places, wanted.places)
-    nats = (1 - CONTEXT) * usual + CONTEXT * context  # (words + 1, places)
+    nats = np.tile(usual, (len(text) + 1, 1)) if context is None else (1 - CONTEXT) * usual + CONTEXT * context
     ours = [words.place(word) for word in text.words]
     without = np.repeat(own[None], len(ours), axis=0)
     for number, place in enumerate(ours):
@@ -135,7 +135,7 @@ def rewordings(
 
 def _best(scores: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
     """Row and column of the highest scores, the highest first."""
-    return (divmod(int(flat), scores.shape[1]) for flat in np.argsort(-scores, axis=None)[:count])
+    return (divmod(int(flat), scores.shape[1]) for flat in np.argsort(-scores, axis=None, kind="stable")[:count])
 
 
 def _forms(text: Parsed, expected: np.ndarray, places: np.ndarray, ours: list[int | None], words: Words, effort: Effort) -> Iterator[Edit]:

@@ -54,7 +54,7 @@ def sums(edits: list[Edit], vectors: np.ndarray, own: np.ndarray, target: np.nda
 
 
 def _disjoint(edits: list[Edit]) -> np.ndarray:
-    """Which edits can be made at once, as `edits.disjoint` says: bool (n, n)."""
+    """Which edits can be made at once, because no spans overlap, and only one flips the case: bool (n, n)."""
     spans = max(len(it.spans) for it in edits)
     limits = np.full((len(edits), max(1, spans), 2), -1)  # before the text: apart from every span
     for i, it in enumerate(edits):

@@ -1,4 +1,4 @@
-"""Token edits: what the decoder itself would rather write at each place of a text."""
+"""Reading: what the decoder would rather write at each place of a text."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ IMPROBABLE = -12.0  # nats: words that are less probable in their context are al
 
 
 class Reading(NamedTuple):
-    """What the decoder says about a text of a vector: log-probabilities, in nats, of what stands where its words begin and end.
+    """What the decoder says about a text of a vector, in nats.
 
     edits: that replace, insert or delete a token, the best first: by the log-probability of the new token minus that of the old one.
-    junctions: float32 (words + 1, words). At [i, j], how much more probable the first token of word j is in place of word i than that of
-    word i; the last row is about what follows the last word. context: float32 (words + 1, n), of the first tokens of n other words in
-    place of each word, and behind the last one, at least IMPROBABLE. Both are zeros for a text that does not fit the decoder.
+    junctions: float32 (words + 1, words + 1). At [i, j], how much more probable the first token of word j is in place of word i than that
+    of word i; the last row is about what follows the last word, the last column about the end of the text. context: float32
+    (words + 1, n), the log-probability, at least IMPROBABLE, of the first tokens of n other words in place of each word, and behind the
+    last one. A text that the decoder cannot read has no edits, zeros and None: it is too long, or its tokens do not give it back.
     """
 
     edits: list[Edit]
     junctions: np.ndarray
-    context: np.ndarray
+    context: np.ndarray | None
 
 
-class TokenEditor:
-    """Edits of single tokens."""
+class Reader:
+    """Reads texts of vectors: which tokens, words and orders the decoder would rather see in them."""
 
     def __init__(self, inverter: Inverter, tokenizer: Any):
         self.inverter, self.tokenizer = inverter, tokenizer
@@ -46,9 +47,7 @@ class TokenEditor:
         targets: (len(texts), dim); words: for each text those whose context is asked for, as inside a sentence.
         """
         rows = tokenize(self.tokenizer, [it.text for it in texts])
-        of_texts = [[*text.words, *others] for text, others in zip(texts, words)]
-        self._learn(texts, of_texts)
-        out = [Reading([], *np.split(np.zeros((len(it) + 1, len(of)), np.float32), [len(it)], axis=1)) for it, of in zip(texts, of_texts)]
+        out = [Reading([], np.zeros((len(it) + 1, len(it) + 1), dtype=np.float32), None) for it in texts]
         for batch in text_batches(self.inverter, targets, rows, np.arange(len(rows)), self.tokenizer.pad_token_id):
             with torch.inference_mode():
                 logprobs = self.inverter.logits(batch.vectors, batch.ids).log_softmax(dim=-1)  # (batch, time, vocabulary)
@@ -72,32 +71,33 @@ class TokenEditor:
                     if end is not None:
                         ranked.append((following[j][time] - own[j][time], edit(Span(place, end, ""))))
                 ranked.sort(key=lambda it: -it[0])
-                edits = [change for _, change in ranked]
-                out[i] = Reading(edits, *self._meet(texts[i], of_texts[i], row, places, logprobs[j])) if places else out[i]
+                if places:
+                    out[i] = Reading([it for _, it in ranked], *self._expected(texts[i], words[i], row, places, logprobs[j]))
         return out
 
-    def _meet(
-        self, text: Parsed, words: list[str], row: list[int], places: list[int | None], logprobs: Tensor
+    def _expected(
+        self, text: Parsed, others: list[str], row: list[int], places: list[int | None], logprobs: Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Junctions and context, as in a Reading.
-
-        words: those of the text, then the others; row: the tokens of the text; places: where each begins; logprobs: (time, vocabulary).
-        """
+        """Junctions and context, as in a Reading. row: the tokens of the text; places: where each begins; logprobs: (time, vocabulary)."""
         known = [(place, time) for time, place in enumerate(places) if place is not None]
-        starts = [*(start for start, _ in text.spans), len(text.text) - len(text.end)]
-        times = [max(time for place, time in known if place <= start) for start in starts]
-        nats = logprobs[times][:, [self._firsts[f" {word}"] for word in words]]
-        nats[0] = logprobs[times[0], [self._firsts[word] for word in _as_first(text, words)]]
-        found, count = nats.cpu().numpy(), len(text)
-        own = np.append(found[range(count), range(count)], float(logprobs[times[-1], row[times[-1]]])).astype(np.float32)
-        return found[:, :count] - own[:, None], np.maximum(found[:, count:], IMPROBABLE)
+        blanks = [text.text[start - 1 : start] == " " for start, _ in text.spans]  # these belong to the token after them
+        begins = [start - blank for (start, _), blank in zip(text.spans, blanks)]
+        times = [max(time for place, time in known if place <= begin) for begin in (*begins, len(text.text) - len(text.end))]
+        end, words = row[times[-1]], [*text.words, *others]
+        capital = bool(text.spans) and text.text[text.spans[0][0]].isupper()
+        forms = [(blank, capital and not place) for place, blank in enumerate([*blanks, bool(blanks)])]
+        ids = {form: torch.tensor([*self._first_tokens(words, *form), end], device=logprobs.device) for form in set(forms)}
+        nats = torch.stack([logprobs[time, ids[form]] for time, form in zip(times, forms)]).cpu().numpy()
+        found = nats[:, [*range(len(text)), -1]]
+        return found - found.diagonal()[:, None], np.maximum(nats[:, len(text) : -1], IMPROBABLE)
 
-    def _learn(self, texts: list[Parsed], words: list[list[str]]) -> None:
-        """Find the first token of each word, inside its text, where a blank comes before it, and at the beginning."""
-        forms = (form for text, of in zip(texts, words) for form in (*_as_first(text, of), *(f" {word}" for word in of)))
+    def _first_tokens(self, words: list[str], blank: bool, capital: bool) -> list[int]:
+        """Of each word, after a blank or where there is none, as it is or with a capital."""
+        forms = [f" {word}" if blank else word for word in (_with_capital(it) if capital else it for it in words)]
         new = [form for form in dict.fromkeys(forms) if form not in self._firsts]
-        for form, ids in zip(new, tokenize(self.tokenizer, [f"a{form}" if form.startswith(" ") else form for form in new])):
-            self._firsts[form] = ids[len(self._anchor) if form.startswith(" ") else 0]
+        for form, ids in zip(new, tokenize(self.tokenizer, [f"a{form}" if blank else form for form in new])):
+            self._firsts[form] = ids[len(self._anchor) if blank else 0]
+        return [self._firsts[form] for form in forms]
 
     def _places(self, row: list[int], text: str) -> list[int | None]:
         """Where each token of the row, end-of-text included, begins in the text; None inside a character.
@@ -119,7 +119,5 @@ class TokenEditor:
         return self._surfaces[token]
 
 
-def _as_first(text: Parsed, words: list[str]) -> list[str]:
-    """Words as they would begin the text."""
-    capital = bool(text.spans) and text.text[text.spans[0][0]].isupper()
-    return [word[0].upper() + word[1:] for word in words] if capital else words
+def _with_capital(word: str) -> str:
+    return word[0].upper() + word[1:]
