@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Reader:
     def __init__(self, inverter: Inverter, tokenizer: Any):
         self.inverter, self.tokenizer = inverter, tokenizer
         self._surfaces: dict[int, str] = {}
-        self._firsts: dict[str, int] = {}
+        self._firsts: defaultdict[tuple[bool, bool], dict[str, int]] = defaultdict(dict)
         # Some tokenizers drop the blank before a first token, so tokens are decoded after this one.
         self._anchor = tokenize(tokenizer, ["a"])[0][:-1]
 
@@ -93,11 +94,12 @@ class Reader:
 
     def _first_tokens(self, words: list[str], blank: bool, capital: bool) -> list[int]:
         """Of each word, after a blank or where there is none, as it is or with a capital."""
-        forms = [f" {word}" if blank else word for word in (_with_capital(it) if capital else it for it in words)]
-        new = [form for form in dict.fromkeys(forms) if form not in self._firsts]
-        for form, ids in zip(new, tokenize(self.tokenizer, [f"a{form}" if blank else form for form in new])):
-            self._firsts[form] = ids[len(self._anchor) if blank else 0]
-        return [self._firsts[form] for form in forms]
+        known = self._firsts[blank, capital]
+        new = list(dict.fromkeys(word for word in words if word not in known))
+        forms = (word[0].upper() + word[1:] if capital else word for word in new)
+        for word, ids in zip(new, tokenize(self.tokenizer, [f"a {form}" if blank else form for form in forms])):
+            known[word] = ids[len(self._anchor) if blank else 0]
+        return [known[word] for word in words]
 
     def _places(self, row: list[int], text: str) -> list[int | None]:
         """Where each token of the row, end-of-text included, begins in the text; None inside a character.
@@ -117,7 +119,3 @@ class Reader:
             new = both[len(before) :]
             self._surfaces[token] = new if new.isprintable() and new.strip() and "\ufffd" not in new else ""
         return self._surfaces[token]
-
-
-def _with_capital(word: str) -> str:
-    return word[0].upper() + word[1:]
