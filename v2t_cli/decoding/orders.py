@@ -1,7 +1,7 @@
-"""Other orders of the words of a text: those that the decoder expects most come first.
+"""Other orders of the words of a text: those that the decoder finds most likely come first.
 
-A text of twelve words has hundreds of orders that come of one swap or move. The decoder judges them all after it has read the text
-once: an order is as probable as the words that meet in it.
+A text of twelve words has hundreds of orders that are one swap or move away. The decoder judges them all after it has read the text
+once: how probable an order is, is estimated from the pairs of words that meet only in it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 REACH = 4  # words between those that change places, at most: so the number of orders grows with the length, not with its square
-LONGEST_BLOCK = 4  # words that move together, at most
+LONGEST_BLOCK = 4  # words that move together, at most, unless all others, but for one, do so, too
 
 
 def ranked(junctions: np.ndarray) -> Iterator[list[int]]:
@@ -35,8 +35,9 @@ def _cuts(count: int) -> np.ndarray:
     """Four places a < b <= c < d in a text of so many words: int64 (orders, 4). What is between a and b changes places with what is
     between c and d.
 
-    Where b is c, words move; else two of them, or two blocks, are swapped, such as the towns in "from A to B". Whatever the
-    lengths, what stands before and after a word, such as "and", or a gap may change places, too.
+    Where b is c, words move; else two of them, or two blocks, are swapped, such as the towns in "from A to B". Everything
+    before a gap and everything behind it are swapped, too, however long they are; so is everything on both sides of a single word, such
+    as "and".
     """
     sizes = range(1, LONGEST_BLOCK + 1)
     cuts = [np.empty((0, 4), dtype=np.int64)]

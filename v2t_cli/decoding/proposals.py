@@ -141,7 +141,7 @@ def _best(scores: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
 def _forms(text: Parsed, expected: np.ndarray, places: np.ndarray, ours: list[int | None], words: Words, effort: Effort) -> Iterator[Edit]:
     """The best other forms of each word, the most promising first.
 
-    expected: (words of the text, len(places)), the cosine that each replacement may reach; ours: the places of the text's words.
+    expected: (words of the text, len(places)), how promising each replacement is; ours: the places of the text's words.
     """
     best: list[tuple[float, int, int]] = []
     for number, word in enumerate(text.words):
