@@ -28,7 +28,7 @@ _MARK = re.compile(f" *({MARK}) *")
 _BEFORE_MARKS = re.compile(r" +(?=[.,!?;:…])")
 _AFTER_MARKS = re.compile(r"(?<=[.,!?;:…]) +")
 _NO_BLANK = re.compile(r"(?<=[.,!?;:…])(?=[^\W\d_])")  # between a mark and a letter
-MARKED = f'{PROBE} It\'s $5 (or 6): a "half-price" offer.'
+MARKED = f'{PROBE} It\'s $5 (or 6): a "half-price" offer. «Да» — „нет“… “¡a!” ‘¿b?’'  # the probe, and more of these marks
 SAME = 0.99999  # cosine, at least, of two texts that an encoder cannot tell apart
 
 

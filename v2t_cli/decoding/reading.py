@@ -56,25 +56,38 @@ class Reader:
                 following = logprobs.gather(-1, batch.ids.roll(-1, dims=1)[..., None])[..., 0].tolist()
                 values, tokens = (top.tolist() for top in logprobs.topk(min(TOP_TOKENS, logprobs.shape[-1]), dim=-1))
             for j, i in enumerate(batch.which):
-                row, places = rows[i], self._places(rows[i], texts[i].text)
-                ranked: list[tuple[float, Edit]] = []
-                for time, place in enumerate(places):
-                    if place is None:
-                        continue
-                    end = places[time + 1] if time + 1 < len(places) else None
-                    for value, token in zip(values[j][time], tokens[j][time]):
-                        new = self._surface(token)
-                        if token == row[time] or not new:
-                            continue
-                        ranked.append((value, edit(Span(place, place, new))))
-                        if end is not None:
-                            ranked.append((value - own[j][time], edit(Span(place, end, new))))
-                    if end is not None:
-                        ranked.append((following[j][time] - own[j][time], edit(Span(place, end, ""))))
-                ranked.sort(key=lambda it: -it[0])
-                if places:
-                    out[i] = Reading([it for _, it in ranked], *self._expected(texts[i], words[i], row, places, logprobs[j]))
+                if places := self._places(rows[i], texts[i].text):
+                    edits = self._edits(rows[i], places, own[j], following[j], values[j], tokens[j])
+                    out[i] = Reading(edits, *self._expected(texts[i], words[i], rows[i], places, logprobs[j]))
         return out
+
+    def _edits(
+        self,
+        row: list[int],
+        places: list[int | None],
+        own: list[float],
+        following: list[float],
+        values: list[list[float]],
+        tokens: list[list[int]],
+    ) -> list[Edit]:
+        """As in a Reading. own, following: for each token of the row, the log-probability of it, and of the next one, where it stands;
+        values, tokens: the highest log-probabilities there, and of which tokens.
+        """
+        ranked: list[tuple[float, Edit]] = []
+        for time, place in enumerate(places):
+            if place is None:
+                continue
+            end = places[time + 1] if time + 1 < len(places) else None
+            for value, token in zip(values[time], tokens[time]):
+                new = self._surface(token)
+                if token == row[time] or not new:
+                    continue
+                ranked.append((value, edit(Span(place, place, new))))
+                if end is not None:
+                    ranked.append((value - own[time], edit(Span(place, end, new))))
+            if end is not None:
+                ranked.append((following[time] - own[time], edit(Span(place, end, ""))))
+        return [it for _, it in sorted(ranked, key=lambda it: -it[0])]
 
     def _expected(
         self, text: Parsed, others: list[str], row: list[int], places: list[int | None], logprobs: Tensor
