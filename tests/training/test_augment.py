@@ -20,8 +20,8 @@ def examples(opened, encoder):
     return Examples(split, encoder.encode(SENTENCES))
 
 
-def augmenter(examples, opened, encoder, fraction=1.0, limit=None):
-    return Augmenter(examples, encoder, opened.tokenizer, Lexicon.of_texts(SENTENCES), fraction, limit)
+def augmenter(examples, opened, encoder, fraction=1.0, limit=None, joined=0.0):
+    return Augmenter(examples, encoder, opened.tokenizer, Lexicon.of_texts(SENTENCES), fraction, joined, limit)
 
 
 def texts_of(opened, ids, lengths):
@@ -42,6 +42,24 @@ def test_none_and_some_of_the_texts(examples, opened, encoder):
         _, ids, lengths = augmenter(examples, opened, encoder, fraction).tensors(which, 1, CPU, np.random.default_rng(0))
         changed = sum(new != old for new, old in zip(texts_of(opened, ids, lengths), SENTENCES))
         assert bounds[0] <= changed <= bounds[1]
+
+
+def test_joined_texts_are_pairs_of_the_batch(examples, opened, encoder):
+    vectors, ids, lengths = augmenter(examples, opened, encoder, joined=1.0).tensors(np.arange(20), 1, CPU, np.random.default_rng(0))
+    texts = texts_of(opened, ids, lengths)
+    after = [text.removeprefix(f"{old} ") for text, old in zip(texts, SENTENCES)]
+    assert sorted(after) == sorted(SENTENCES[:20]) and after != SENTENCES[:20]
+    np.testing.assert_allclose(vectors.numpy(), encoder.encode(texts), atol=1e-5)
+
+
+def test_a_share_of_the_batches_is_joined(examples, opened, encoder):
+    make, joined = augmenter(examples, opened, encoder, fraction=0.0, joined=0.5), 0
+    for seed in range(40):
+        texts = texts_of(opened, *make.tensors(np.arange(4), 1, CPU, np.random.default_rng(seed))[1:])
+        changed = sum(new != old for new, old in zip(texts, SENTENCES))
+        assert changed in (0, 4)
+        joined += changed == 4
+    assert 10 <= joined <= 30
 
 
 def test_the_same_draw_gives_the_same_batch(examples, opened, encoder):
@@ -76,5 +94,5 @@ def test_all_kinds_of_changes_occur(examples, opened, encoder):
 
 def test_texts_without_words_for_a_lexicon(examples, opened, encoder):
     """Such as those of a script without blanks."""
-    make, rng = Augmenter(examples, encoder, opened.tokenizer, Lexicon([], [], []), 1.0, None), np.random.default_rng(0)
+    make, rng = Augmenter(examples, encoder, opened.tokenizer, Lexicon([], [], []), 1.0, 0.0, None), np.random.default_rng(0)
     assert all(isinstance(make.change(text, rng), str) for text in ("字" * 50, "🙂", "") for _ in range(60))

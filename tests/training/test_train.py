@@ -22,10 +22,9 @@ from v2t_cli.training.schedule import Schedule
 from v2t_cli.training.train import train
 
 
-@pytest.mark.parametrize(("augment", "optimizer"), [(0, "adamw"), (0.5, "muon")])
-def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, augment, optimizer):
-    # With dropout, so that the random state matters too.
-    sets = "train.dropout=0.1", f"data.augment={augment}", f"train.optimizer={optimizer}"
+@pytest.mark.parametrize("of_case", [["train.optimizer=adamw"], ["data.augment=0.5", "data.join=0.5", "train.optimizer=muon"]])
+def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, of_case):
+    sets = "train.dropout=0.1", *of_case  # with dropout, so that the random state matters too
     whole = tiny_config(texts_file, labse, tmp_path / "whole", *sets)
     parts = tiny_config(texts_file, labse, tmp_path / "parts", *sets)
     train(whole)
@@ -53,17 +52,19 @@ def test_muon_needs_a_torch_that_has_it(tmp_path, texts_file, labse, monkeypatch
         prepare(tiny_config(texts_file, labse, tmp_path / "out", "train.optimizer=muon"), Callbacks(), resume=False)
 
 
-def test_augmented_texts_are_others(tmp_path, texts_file, labse):
-    for name, augment in (("plain", 0), ("augmented", 0.5)):
-        train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", f"data.augment={augment}"))
+@pytest.mark.parametrize("key", ["data.augment", "data.join"])
+def test_augmented_texts_are_others(tmp_path, texts_file, labse, key):
+    for name, share in (("plain", 0), ("augmented", 0.5)):
+        train(tiny_config(texts_file, labse, tmp_path / name, "train.epochs=1", f"{key}={share}"))
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "plain", tmp_path / "augmented", rtol=0, atol=1e-6)
 
 
-def test_augmented_texts_need_an_encoder(tmp_path, texts_file):
+@pytest.mark.parametrize("key", ["data.augment", "data.join"])
+def test_augmented_texts_need_an_encoder(tmp_path, texts_file, key):
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(len(SENTENCES), DIM)).astype(np.float32))
-    config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'vectors.npy'}", "data.augment=0.5")
-    with pytest.raises(RequestError, match="data.augment embeds new texts, so it needs the encoder of data.vectors"):
+    config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'vectors.npy'}", f"{key}=0.5")
+    with pytest.raises(RequestError, match=f"{key} embeds new texts, so it needs the encoder of data.vectors"):
         train(config)
     assert not (tmp_path / "out").exists()
 

@@ -95,6 +95,7 @@ class DataConfig(Section):
     max_chars: int = Field(160, ge=1)
     held_out: float = Field(0.05, ge=0, lt=1)
     augment: float = Field(0.0, ge=0, le=1)
+    join: float = Field(0.0, ge=0, le=1)
     cache: str | None = None
 
     @field_validator("texts", mode="before")

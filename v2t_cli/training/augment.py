@@ -1,4 +1,4 @@
-"""Augmentation: texts that nobody wrote, made from those of the corpus by the edits that the search makes.
+"""Augmentation: texts that nobody wrote, made from those of the corpus by joining two of them, or by the edits that the search makes.
 
 Their vectors are as true as any others, because the encoder computes them while training. So an inverter sees words in more
 places than its corpus has them, and learns what case, marks and order do to a vector, instead of learning its texts by heart.
@@ -6,6 +6,7 @@ places than its corpus has them, and learns what case, marks and order do to a v
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,23 @@ FLATTENING = 0.5  # words are drawn by their count to this power, so that rare o
 
 
 class Augmenter:
-    """Makes batches in which a part of the texts is changed, differently each time."""
+    """Makes batches in which all texts are joined in pairs, or a part of them is changed, differently each time."""
 
-    def __init__(self, examples: Examples, encoder: Encoder, tokenizer: Any, lexicon: Lexicon, fraction: float, limit: int | None):
-        """fraction: of the texts, to change; limit: tokens that fit the decoder: a text that outgrows them stays as it was."""
+    def __init__(
+        self,
+        examples: Examples,
+        encoder: Encoder,
+        tokenizer: Any,
+        lexicon: Lexicon,
+        fraction: float,
+        joined: float,
+        limit: int | None,
+    ):
+        """fraction: of the texts, to change; joined: of the batches, to join; limit: tokens that fit the decoder: a text that outgrows
+        them stays as it was.
+        """
         self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
-        self._fraction, self._limit = fraction, limit
+        self._fraction, self._limit, self._joined = fraction, limit, joined
         weights = lexicon.counts**FLATTENING
         self._cumulative = np.cumsum(weights / max(1.0, weights.sum()))
 
@@ -40,14 +52,21 @@ class Augmenter:
         assert split.ids is not None  # examples are tokenized
         texts, ids = [split.texts[i] for i in which], [row.tolist() for row in split.ids.keep(which)]
         changed: dict[int, str] = {}
-        for i in np.flatnonzero(rng.random(len(texts)) < self._fraction).tolist():
-            new = self.change(texts[i], rng)
+        join = self._joined and rng.random() < self._joined
+        for i, new in self._joins(texts, rng) if join else self._changes(texts, rng):
             tokens = tokenize(self._tokenizer, [new])[0]
             if new.strip() and new != texts[i] and (self._limit is None or len(tokens) <= self._limit):
                 changed[i], ids[i] = new, tokens
         if changed:
             vectors[list(changed)] = self._encoder.encode(list(changed.values()))
         return to_device(torch.from_numpy(vectors), device), *pad(ids, pad_id, device)
+
+    def _joins(self, texts: list[str], rng: np.random.Generator) -> Iterable[tuple[int, str]]:
+        """Each text with another one after it. The texts of a batch are about equally long, so these are, too, and need no padding."""
+        return enumerate(f"{text} {texts[i]}" for text, i in zip(texts, rng.permutation(len(texts)).tolist()))
+
+    def _changes(self, texts: list[str], rng: np.random.Generator) -> Iterable[tuple[int, str]]:
+        return ((i, self.change(texts[i], rng)) for i in np.flatnonzero(rng.random(len(texts)) < self._fraction).tolist())
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """The text after an edit that is drawn at random; now and then it stays as it is."""

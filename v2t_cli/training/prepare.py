@@ -51,7 +51,7 @@ _KEYS: dict[str, str | tuple[str, ...]] = {
     "decoder": ("decoder.model", "decoder.revision"),
     "batch": ("train.batch_size", "train.gradient_accumulation x processes"),
     "learning rates": ("train.learning_rate", "train.adapter_learning_rate"),
-    **{key: f"data.{key}" for key in ("held_out", "augment")},
+    **{key: f"data.{key}" for key in ("held_out", "augment", "join")},
     **{key: f"train.{key}" for key in ("optimizer", "weight_decay", "dropout", "warmup", "max_grad_norm", "precision")},
     **{f"decoder.{key}": f"decoder.scratch.{key}" for key in ScratchConfig.model_fields},
 }
@@ -69,10 +69,8 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
     corpus = read_corpus(config.data, config.seed, callbacks.track)
     # Opened before anything is embedded, so that a wrong name is reported at once.
     encoder = _open_encoder(config, str(accelerator.device)) if has_encoder(config) else None
-    if config.data.augment and encoder is None:
-        raise RequestError(
-            "data.augment embeds new texts, so it needs the encoder of data.vectors: name it as encoder.model, or with --encoder"
-        )
+    if (key := _augmenting_key(config)) and encoder is None:
+        raise RequestError(f"{key} embeds new texts, so it needs the encoder of data.vectors: name it as encoder.model, or with --encoder")
     if config.data.vectors and encoder is not None:
         check_encoder(config.data.vectors, corpus_vectors(config.data, corpus, encoder), corpus, encoder)
     identity = encoder.identity if encoder else None
@@ -83,7 +81,7 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
         log.warning(f"all {len(corpus.train):,} training vectors are equal, so no text can be told from another; check how they were made")
     inverter = Inverter(lm, _adapter(config, corpus, vectors, identity, lm))
     data = _data(config, corpus, vectors, encoder, inverter, tokenizer)
-    if not config.data.augment:
+    if not _augmenting_key(config):
         del encoder  # training needs its memory
         gc.collect()
     trainer = Trainer(config, accelerator, data, _wrapped(config, accelerator, inverter, tokenizer), progress, callbacks)
@@ -154,8 +152,8 @@ def _signature(config: Config, corpus: Corpus, identity: EncoderIdentity | None,
         "data.max_chars": config.data.max_chars,
         "texts": corpus.sha256[:12],
         "held_out": config.data.held_out,
-        # Version 0.1.0 did not know these two.
-        **({"augment": config.data.augment} if config.data.augment else {}),
+        # Earlier versions did not know these.
+        **{key: value for key in ("augment", "join") if (value := getattr(config.data, key))},
         **({"optimizer": settings.optimizer} if settings.optimizer != "adamw" else {}),
         "seed": config.seed,
         "vectors": corpus.vectors_sha256 and corpus.vectors_sha256[:12],
@@ -206,6 +204,11 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     return adapter
 
 
+def _augmenting_key(config: Config) -> str | None:
+    """The setting that asks for new texts while training, if one does."""
+    return next((f"data.{key}" for key in ("augment", "join") if getattr(config.data, key)), None)
+
+
 def _may_know_held_out(info: CheckpointInfo, seed: int, corpus: Corpus) -> bool:
     """Whether a v2t checkpoint may have been trained on texts that this run holds out."""
     same = info.data.sha256 == corpus.sha256 and info.data.seed in (None, seed)
@@ -218,8 +221,8 @@ def _data(config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder 
     train = corpus.train.tokenized(tokenizer, limit, "training")
     held_out = corpus.held_out.sampled(config.seed).tokenized(tokenizer, limit, "held-out")
     examples, augmenter = Examples(train, vectors), None
-    if encoder is not None and config.data.augment:
-        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, config.data.augment, limit)
+    if encoder is not None and _augmenting_key(config):
+        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, config.data.augment, config.data.join, limit)
     return TrainingData(corpus, examples, Examples(held_out, vectors), augmenter, encoder.identity if encoder else None)
 
 
