@@ -40,6 +40,10 @@ class Settings:
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
+    def to_embed(self, full: int, quick: int) -> int:
+        """The same for texts to embed; a tenth of them for a SentenceTransformer, which takes ten times as long."""
+        return self.size(full if self.encoder.identity.name == USE else full // 10, quick)
+
     @cached_property
     def encoder(self) -> Encoder:
         """That of the checkpoint."""

@@ -48,7 +48,7 @@ def run(settings: Settings) -> None:
         f"{spread(ratios(rate, plain_rate), 2)}x",
         ">= 0.97x" if encoder.identity.name == USE else ">= 2x",
     )
-    few, many = settings.size(10_000, 200), settings.size(400_000, 1_000)
+    few, many = settings.to_embed(10_000, 200), settings.to_embed(400_000, 1_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = {count: folder / f"{count}.txt" for count in (few, many)}

@@ -19,7 +19,7 @@ from v2t_cli.models.checkpoint import load_checkpoint
 
 
 def run(settings: Settings) -> None:
-    counts = [50, 200] if settings.quick else [1_000, 4_000, 16_000, 64_000]
+    counts = [50, 200] if settings.quick else [settings.to_embed(count, 0) for count in (1_000, 4_000, 16_000, 64_000)]
     checkpoint = load_checkpoint(settings.checkpoint, settings.device)
     search = fit(checkpoint, resolve_search(DecodeConfig(strategy="greedy")))
     lines = list(settings.lines(counts[0]))  # the same rows again and again: longer ones would be more work, not slower work
