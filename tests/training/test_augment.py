@@ -20,8 +20,9 @@ def examples(opened, encoder):
     return Examples(split, encoder.encode(SENTENCES))
 
 
-def augmenter(examples, opened, encoder, fraction=1.0, limit=None, joined=0.0):
-    return Augmenter(examples, encoder, opened.tokenizer, Lexicon.of_texts(SENTENCES), fraction, joined, limit)
+def augmenter(examples, opened, encoder, changed=1.0, joined=0.0, limit=None):
+    lexicon = Lexicon.of_texts(SENTENCES)
+    return Augmenter(examples, encoder, opened.tokenizer, lexicon, limit, changed_share=changed, joined_share=joined)
 
 
 def texts_of(opened, ids, lengths):
@@ -44,22 +45,33 @@ def test_none_and_some_of_the_texts(examples, opened, encoder):
         assert bounds[0] <= changed <= bounds[1]
 
 
-def test_joined_texts_are_pairs_of_the_batch(examples, opened, encoder):
+def test_each_text_of_a_joined_batch_has_another_one_after_it(examples, opened, encoder):
     vectors, ids, lengths = augmenter(examples, opened, encoder, joined=1.0).tensors(np.arange(20), 1, CPU, np.random.default_rng(0))
     texts = texts_of(opened, ids, lengths)
     after = [text.removeprefix(f"{old} ") for text, old in zip(texts, SENTENCES)]
-    assert sorted(after) == sorted(SENTENCES[:20]) and after != SENTENCES[:20]
+    assert sorted(after) == sorted(SENTENCES[:20]) and all(new != old for new, old in zip(after, SENTENCES))
     np.testing.assert_allclose(vectors.numpy(), encoder.encode(texts), atol=1e-5)
 
 
 def test_a_share_of_the_batches_is_joined(examples, opened, encoder):
-    make, joined = augmenter(examples, opened, encoder, fraction=0.0, joined=0.5), 0
+    make, joined = augmenter(examples, opened, encoder, changed=0.0, joined=0.5), 0
     for seed in range(40):
         texts = texts_of(opened, *make.tensors(np.arange(4), 1, CPU, np.random.default_rng(seed))[1:])
-        changed = sum(new != old for new, old in zip(texts, SENTENCES))
-        assert changed in (0, 4)
-        joined += changed == 4
+        new = sum(text != old for text, old in zip(texts, SENTENCES))
+        assert new in (0, 4)
+        joined += new == 4
     assert 10 <= joined <= 30
+
+
+def test_a_single_text_is_not_joined(examples, opened, encoder):
+    make = augmenter(examples, opened, encoder, changed=0.0, joined=1.0)
+    assert texts_of(opened, *make.tensors(np.arange(1), 1, CPU, np.random.default_rng(0))[1:]) == SENTENCES[:1]
+
+
+def test_joined_texts_are_longer(examples, opened, encoder):
+    longest = int(examples.lengths.max())
+    for joined, limit, expected in ((0.0, None, longest), (0.5, None, 2 * longest - 1), (0.5, longest + 1, longest + 1)):
+        assert augmenter(examples, opened, encoder, joined=joined, limit=limit).longest == expected
 
 
 def test_the_same_draw_gives_the_same_batch(examples, opened, encoder):
@@ -69,9 +81,10 @@ def test_the_same_draw_gives_the_same_batch(examples, opened, encoder):
     assert one[1].shape != third[1].shape or not torch.equal(one[1], third[1])
 
 
-def test_a_text_that_outgrows_the_decoder_stays_as_it_was(examples, opened, encoder):
+@pytest.mark.parametrize("joined", [0.0, 1.0])
+def test_a_text_that_outgrows_the_decoder_stays_as_it_was(examples, opened, encoder, joined):
     limit = int(examples.lengths.max())
-    make = augmenter(examples, opened, encoder, limit=limit)
+    make = augmenter(examples, opened, encoder, joined=joined, limit=limit)
     for seed in range(5):
         _, _, lengths = make.tensors(np.arange(len(SENTENCES)), 1, CPU, np.random.default_rng(seed))
         assert lengths.max() <= limit
@@ -94,5 +107,5 @@ def test_all_kinds_of_changes_occur(examples, opened, encoder):
 
 def test_texts_without_words_for_a_lexicon(examples, opened, encoder):
     """Such as those of a script without blanks."""
-    make, rng = Augmenter(examples, encoder, opened.tokenizer, Lexicon([], [], []), 1.0, 0.0, None), np.random.default_rng(0)
+    make, rng = Augmenter(examples, encoder, opened.tokenizer, Lexicon([], [], []), None, changed_share=1.0), np.random.default_rng(0)
     assert all(isinstance(make.change(text, rng), str) for text in ("字" * 50, "🙂", "") for _ in range(60))

@@ -64,7 +64,7 @@ def test_augmented_texts_are_others(tmp_path, texts_file, labse, key):
 def test_augmented_texts_need_an_encoder(tmp_path, texts_file, key):
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(len(SENTENCES), DIM)).astype(np.float32))
     config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'vectors.npy'}", f"{key}=0.5")
-    with pytest.raises(RequestError, match=f"{key} embeds new texts, so it needs the encoder of data.vectors"):
+    with pytest.raises(RequestError, match=f"{key}: new texts are embedded, so this needs the encoder of data.vectors"):
         train(config)
     assert not (tmp_path / "out").exists()
 
@@ -390,12 +390,14 @@ class TestOutputFolder:
     def test_what_changes_the_result_is_refused_and_what_does_not_is_taken(self, tmp_path, texts_file, labse):
         config = self.begin(tmp_path, texts_file, labse, "train.learning_rate=1e-3")
 
-        def changed(**settings):
-            return config.model_copy(update={"train": config.train.model_copy(update=settings)})
+        def changed(section, **settings):
+            return config.model_copy(update={section: getattr(config, section).model_copy(update=settings)})
 
         with pytest.raises(RequestError, match=r"train.learning_rate \(was 0.001, now 0.002\), train.weight_decay"):
-            train(changed(learning_rate=2e-3, weight_decay=0.5), resume=True)
-        assert train(changed(eval_steps=1, save_steps=2, samples=0), resume=True).finished
+            train(changed("train", learning_rate=2e-3, weight_decay=0.5), resume=True)
+        with pytest.raises(RequestError, match=r"data.augment \(was .*, now 0.1\), data.join \(was .*, now 0.2\)"):
+            train(changed("data", augment=0.1, join=0.2), resume=True)
+        assert train(changed("train", eval_steps=1, save_steps=2, samples=0), resume=True).finished
 
     def test_more_epochs_go_on_from_where_the_rate_is(self, tmp_path, texts_file, labse, monkeypatch, caplog):
         from v2t_cli.training.trainer import Trainer

@@ -43,7 +43,7 @@ class DecoderInfo(BaseModel):
 class LengthInfo(BaseModel):
     min_chars: int
     max_chars: int
-    max_tokens: int  # of the longest training text, the end-of-text included
+    max_tokens: int  # of the longest training text, joined ones and the end-of-text included
 
 
 class DataInfo(BaseModel):

@@ -26,7 +26,7 @@ FLATTENING = 0.5  # words are drawn by their count to this power, so that rare o
 
 
 class Augmenter:
-    """Makes batches in which all texts are joined in pairs, or a part of them is changed, differently each time."""
+    """Makes batches in which some texts are changed, or each is followed by another text; differently each time."""
 
     def __init__(
         self,
@@ -34,39 +34,48 @@ class Augmenter:
         encoder: Encoder,
         tokenizer: Any,
         lexicon: Lexicon,
-        fraction: float,
-        joined: float,
         limit: int | None,
+        *,
+        changed_share: float = 0.0,
+        joined_share: float = 0.0,
     ):
-        """fraction: of the texts, to change; joined: of the batches, to join; limit: tokens that fit the decoder: a text that outgrows
-        them stays as it was.
+        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; changed_share: of the texts; joined_share: of the
+        batches.
         """
         self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
-        self._fraction, self._limit, self._joined = fraction, limit, joined
+        self._limit, self._changed_share, self._joined_share = limit, changed_share, joined_share
         weights = lexicon.counts**FLATTENING
         self._cumulative = np.cumsum(weights / max(1.0, weights.sum()))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that it may make, the end-of-text included, but for what a change adds."""
+        longest = int(self._examples.lengths.max())
+        return min(2 * longest - 1, self._limit or 2 * longest) if self._joined_share else longest
+
     def tensors(self, which: np.ndarray, pad_id: int, device: torch.device, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Like Examples.tensors, with some of the texts changed."""
+        """Like Examples.tensors, with some of the texts changed, or with another one after each."""
         split, vectors = self._examples.split, self._examples.vectors_of(which)
         assert split.ids is not None  # examples are tokenized
         texts, ids = [split.texts[i] for i in which], [row.tolist() for row in split.ids.keep(which)]
-        changed: dict[int, str] = {}
-        join = self._joined and rng.random() < self._joined
-        for i, new in self._joins(texts, rng) if join else self._changes(texts, rng):
-            tokens = tokenize(self._tokenizer, [new])[0]
-            if new.strip() and new != texts[i] and (self._limit is None or len(tokens) <= self._limit):
-                changed[i], ids[i] = new, tokens
-        if changed:
-            vectors[list(changed)] = self._encoder.encode(list(changed.values()))
+        new: dict[int, str] = {}
+        joined = len(texts) > 1 and self._joined_share and rng.random() < self._joined_share
+        for i, text in self._joins(texts, rng) if joined else self._changes(texts, rng):
+            tokens = tokenize(self._tokenizer, [text])[0]
+            if text.strip() and text != texts[i] and (self._limit is None or len(tokens) <= self._limit):
+                new[i], ids[i] = text, tokens
+        if new:
+            vectors[list(new)] = self._encoder.encode(list(new.values()))
         return to_device(torch.from_numpy(vectors), device), *pad(ids, pad_id, device)
 
     def _joins(self, texts: list[str], rng: np.random.Generator) -> Iterable[tuple[int, str]]:
-        """Each text with another one after it. The texts of a batch are about equally long, so these are, too, and need no padding."""
-        return enumerate(f"{text} {texts[i]}" for text, i in zip(texts, rng.permutation(len(texts)).tolist()))
+        """Each text with another one after it. The texts of a batch are about equally long, so these are, too, and need little padding."""
+        order = rng.permutation(len(texts))
+        return ((i, f"{texts[i]} {texts[after]}") for i, after in zip(order.tolist(), np.roll(order, 1).tolist()))
 
     def _changes(self, texts: list[str], rng: np.random.Generator) -> Iterable[tuple[int, str]]:
-        return ((i, self.change(texts[i], rng)) for i in np.flatnonzero(rng.random(len(texts)) < self._fraction).tolist())
+        which = np.flatnonzero(rng.random(len(texts)) < self._changed_share)
+        return ((i, self.change(texts[i], rng)) for i in which.tolist())
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """The text after an edit that is drawn at random; now and then it stays as it is."""

@@ -69,8 +69,11 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
     corpus = read_corpus(config.data, config.seed, callbacks.track)
     # Opened before anything is embedded, so that a wrong name is reported at once.
     encoder = _open_encoder(config, str(accelerator.device)) if has_encoder(config) else None
-    if (key := _augmenting_key(config)) and encoder is None:
-        raise RequestError(f"{key} embeds new texts, so it needs the encoder of data.vectors: name it as encoder.model, or with --encoder")
+    if (keys := _augmenting_keys(config)) and encoder is None:
+        raise RequestError(
+            f"{' and '.join(keys)}: new texts are embedded, so this needs the encoder of data.vectors: name it as encoder.model, "
+            "or with --encoder"
+        )
     if config.data.vectors and encoder is not None:
         check_encoder(config.data.vectors, corpus_vectors(config.data, corpus, encoder), corpus, encoder)
     identity = encoder.identity if encoder else None
@@ -81,7 +84,7 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
         log.warning(f"all {len(corpus.train):,} training vectors are equal, so no text can be told from another; check how they were made")
     inverter = Inverter(lm, _adapter(config, corpus, vectors, identity, lm))
     data = _data(config, corpus, vectors, encoder, inverter, tokenizer)
-    if not _augmenting_key(config):
+    if not _augmenting_keys(config):
         del encoder  # training needs its memory
         gc.collect()
     trainer = Trainer(config, accelerator, data, _wrapped(config, accelerator, inverter, tokenizer), progress, callbacks)
@@ -204,9 +207,9 @@ def _adapter(config: Config, corpus: Corpus, vectors: np.ndarray, identity: Enco
     return adapter
 
 
-def _augmenting_key(config: Config) -> str | None:
-    """The setting that asks for new texts while training, if one does."""
-    return next((f"data.{key}" for key in ("augment", "join") if getattr(config.data, key)), None)
+def _augmenting_keys(config: Config) -> list[str]:
+    """The settings that ask for new texts while training."""
+    return [f"data.{key}" for key in ("augment", "join") if getattr(config.data, key)]
 
 
 def _may_know_held_out(info: CheckpointInfo, seed: int, corpus: Corpus) -> bool:
@@ -221,8 +224,9 @@ def _data(config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder 
     train = corpus.train.tokenized(tokenizer, limit, "training")
     held_out = corpus.held_out.sampled(config.seed).tokenized(tokenizer, limit, "held-out")
     examples, augmenter = Examples(train, vectors), None
-    if encoder is not None and _augmenting_key(config):
-        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, config.data.augment, config.data.join, limit)
+    if encoder is not None and _augmenting_keys(config):
+        shares = {"changed_share": config.data.augment, "joined_share": config.data.join}
+        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, limit, **shares)
     return TrainingData(corpus, examples, Examples(held_out, vectors), augmenter, encoder.identity if encoder else None)
 
 

@@ -50,6 +50,11 @@ class TrainingData:
     augmenter: Augmenter | None
     identity: EncoderIdentity | None
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is learned, the end-of-text included."""
+        return self.augmenter.longest if self.augmenter else int(self.examples.lengths.max())
+
 
 @dataclass(frozen=True)
 class Models:
@@ -202,19 +207,17 @@ class Trainer:
         model.train()
         all_batches = self._micro_batches()
         mine = range(len(all_batches))[accelerator.process_index :: accelerator.num_processes]
-        total = sum(int(self.data.examples.lengths[batch].sum()) for batch in all_batches)
+        batches = [self._tensors(all_batches[i], i) for i in mine]
         # These stay on the device: reading them would wait for the step.
-        loss_sum, tokens = torch.zeros((), device=accelerator.device), torch.zeros((), dtype=torch.long, device=accelerator.device)
-        for i in mine:
-            vectors, ids, lengths = self._tensors(all_batches[i], i)
+        loss_sum, tokens = torch.zeros((), device=accelerator.device), torch.stack([lengths.sum() for _, _, lengths in batches]).sum()
+        total = accelerator.reduce(tokens, reduction="sum")
+        for i, (vectors, ids, lengths) in zip(mine, batches):
             with nullcontext() if i == mine[-1] else accelerator.no_sync(model):
                 with accelerator.autocast():
                     nll = model(vectors, ids, lengths).sum()
-                # Gradients are averaged over processes. The factor undoes that, so that each token has the same weight. With
-                # augmented texts the total is that of the texts as they were: no process knows the others' new ones.
+                # Gradients are averaged over processes. The factor undoes that, so that each token has the same weight.
                 accelerator.backward(nll * accelerator.num_processes / total)
             loss_sum += nll.detach()
-            tokens += lengths.sum()
         accelerator.clip_grad_norm_(model.parameters(), self.config.train.max_grad_norm)
         for optimizer in optimizers:
             optimizer.step()
@@ -298,7 +301,7 @@ class Trainer:
             encoder=data.identity,
             adapter=metadata.AdapterInfo(kind=config.adapter.kind, tokens=config.adapter.tokens),
             decoder=metadata.DecoderInfo(model=model, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token),
-            lengths=metadata.LengthInfo(max_tokens=int(data.examples.lengths.max()), **limits),
+            lengths=metadata.LengthInfo(max_tokens=data.longest, **limits),
             data=metadata.DataInfo(sha256=data.corpus.sha256, source=config.data.source, seed=config.seed, **counts),
             training=metadata.TrainingInfo(
                 steps=self.progress.step,
