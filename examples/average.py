@@ -60,7 +60,9 @@ def average(out: Path, names: list[str]) -> None:
     scores = HeldOutScores(texts=len(texts), loss=score, perplexity=math.exp(min(score, 700)))
     runs = [checkpoint.info.training for checkpoint in opened.values()]
     sums = {key: sum(getattr(run, key) for run in runs) for key in ("steps", "epochs", "minutes")}
-    info = mean.info.model_copy(update={"held_out": scores, "training": runs[0].model_copy(update=sums)})
+    longest = max(checkpoint.info.lengths.max_tokens for checkpoint in opened.values())
+    lengths = mean.info.lengths.model_copy(update={"max_tokens": longest})
+    info = mean.info.model_copy(update={"held_out": scores, "lengths": lengths, "training": runs[0].model_copy(update=sums)})
     save_checkpoint(out, mean.inverter, mean.tokenizer, info, texts, mean.lexicon, torch.float16)
     print(f"{out}, their mean: {score:.4f} nats per token")
 

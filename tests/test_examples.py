@@ -192,7 +192,9 @@ def test_the_mean_of_checkpoints(checkpoint, loaded, tmp_path, capsys):
     for name, sign in (("one", 1), ("other", -1)):
         disturbed = deepcopy(loaded.inverter)
         disturbed.lm.load_state_dict({key: part + sign * noise[key] for key, part in loaded.inverter.lm.named_parameters()}, strict=False)
-        save_checkpoint(tmp_path / name, disturbed, loaded.tokenizer, loaded.info, loaded.held_out(), loaded.lexicon)
+        lengths = loaded.info.lengths.model_copy(update={"max_tokens": 30 - sign})
+        info = loaded.info.model_copy(update={"lengths": lengths})
+        save_checkpoint(tmp_path / name, disturbed, loaded.tokenizer, info, loaded.held_out(), loaded.lexicon)
     average = module(EXAMPLES / "average.py").average
     names = [str(tmp_path / "one"), str(tmp_path / "other")]
     average(tmp_path / "mean", names)
@@ -201,6 +203,7 @@ def test_the_mean_of_checkpoints(checkpoint, loaded, tmp_path, capsys):
     assert losses[2] == pytest.approx(found.info.held_out.loss, abs=1e-4)
     assert losses[2] == pytest.approx(loaded.info.held_out.loss, abs=0.02)
     assert min(losses[:2]) > losses[2] + 0.01 and found.info.training.steps == 2 * loaded.info.training.steps
+    assert found.info.lengths.max_tokens == 31  # of the second one
     for key, part in loaded.inverter.state_dict().items():
         torch.testing.assert_close(found.inverter.state_dict()[key], part, rtol=1e-3, atol=1e-3)
     average(tmp_path / "heavier", [*names, names[0]])

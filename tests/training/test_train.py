@@ -64,7 +64,7 @@ def test_augmented_texts_are_others(tmp_path, texts_file, labse, key):
 def test_augmented_texts_need_an_encoder(tmp_path, texts_file, key):
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(len(SENTENCES), DIM)).astype(np.float32))
     config = tiny_config(texts_file, "null", tmp_path / "out", f"data.vectors={tmp_path / 'vectors.npy'}", f"{key}=0.5")
-    with pytest.raises(RequestError, match=f"{key}: new texts are embedded, so this needs the encoder of data.vectors"):
+    with pytest.raises(RequestError, match=rf"new texts \({key}\) are embedded with the encoder of data.vectors: name it"):
         train(config)
     assert not (tmp_path / "out").exists()
 

@@ -49,7 +49,7 @@ class Augmenter:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text that it may make, the end-of-text included, but for what a change adds."""
+        """About how many tokens its longest text has, the end-of-text included: if texts are joined, twice those of the longest one."""
         longest = int(self._examples.lengths.max())
         return min(2 * longest - 1, self._limit or 2 * longest) if self._joined_share else longest
 

@@ -71,8 +71,7 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
     encoder = _open_encoder(config, str(accelerator.device)) if has_encoder(config) else None
     if (keys := _augmenting_keys(config)) and encoder is None:
         raise RequestError(
-            f"{' and '.join(keys)}: new texts are embedded, so this needs the encoder of data.vectors: name it as encoder.model, "
-            "or with --encoder"
+            f"new texts ({', '.join(keys)}) are embedded with the encoder of data.vectors: name it as encoder.model, or with --encoder"
         )
     if config.data.vectors and encoder is not None:
         check_encoder(config.data.vectors, corpus_vectors(config.data, corpus, encoder), corpus, encoder)

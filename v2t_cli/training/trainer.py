@@ -52,7 +52,7 @@ class TrainingData:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text that is learned, the end-of-text included."""
+        """About how many tokens the longest text has that is learned, the end-of-text included."""
         return self.augmenter.longest if self.augmenter else int(self.examples.lengths.max())
 
 
