@@ -22,9 +22,9 @@ from v2t_cli.training.schedule import Schedule
 from v2t_cli.training.train import train
 
 
-@pytest.mark.parametrize("of_case", [["train.optimizer=adamw"], ["data.augment=0.5", "data.join=0.5", "train.optimizer=muon"]])
-def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, of_case):
-    sets = "train.dropout=0.1", *of_case  # with dropout, so that the random state matters too
+@pytest.mark.parametrize("settings", [["train.optimizer=adamw"], ["data.augment=0.5", "data.join=0.5", "train.optimizer=muon"]])
+def test_resumed_is_uninterrupted(tmp_path, texts_file, labse, settings):
+    sets = "train.dropout=0.1", *settings  # with dropout, so that the random state matters too
     whole = tiny_config(texts_file, labse, tmp_path / "whole", *sets)
     parts = tiny_config(texts_file, labse, tmp_path / "parts", *sets)
     train(whole)

@@ -39,8 +39,8 @@ class Augmenter:
         changed_share: float = 0.0,
         joined_share: float = 0.0,
     ):
-        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; changed_share: of the texts; joined_share: of the
-        batches.
+        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; changed_share: of the texts, to change, in
+        batches that are not joined; joined_share: of the batches, to join.
         """
         self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
         self._limit, self._changed_share, self._joined_share = limit, changed_share, joined_share
@@ -54,7 +54,7 @@ class Augmenter:
         return min(2 * longest - 1, self._limit or 2 * longest) if self._joined_share else longest
 
     def tensors(self, which: np.ndarray, pad_id: int, device: torch.device, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Like Examples.tensors, with some of the texts changed, or with another one after each."""
+        """Like Examples.tensors, with some of the texts changed, or with another text after each."""
         split, vectors = self._examples.split, self._examples.vectors_of(which)
         assert split.ids is not None  # examples are tokenized
         texts, ids = [split.texts[i] for i in which], [row.tolist() for row in split.ids.keep(which)]
