@@ -74,7 +74,7 @@ def test_vectors_near_those_of_their_encoder_are_taken_with_a_warning(texts_file
     )
     for amount, told in ((0.01, False), (0.3, True)):
         caplog.clear()
-        check_encoder("v.npy", made + amount * noise, corpus, encoder)
+        assert check_encoder("v.npy", 127 * (made + amount * noise), corpus, encoder) == pytest.approx(127, rel=0.02)
         assert ("v.npy: not quite what encoder 'fake' makes of these texts (mean cosine 0.9" in caplog.text) == told
     for wrong in (made + noise, np.sign(made), made[::-1]):
         with pytest.raises(RequestError, match="v.npy: not made by encoder 'fake' from these texts: row "):

@@ -60,6 +60,15 @@ def test_augmented_texts_are_others(tmp_path, texts_file, labse, key):
         assert_same_weights(tmp_path / "plain", tmp_path / "augmented", rtol=0, atol=1e-6)
 
 
+def test_vectors_of_new_texts_are_as_long_as_those_of_the_corpus(tmp_path, texts_file, labse, encoder):
+    sets = "data.join=0.5", "train.epochs=2", "data.held_out=0", f"data.vectors={tmp_path / 'vectors.npy'}"
+    for name, scale in (("1", 1), ("127", 127)):
+        np.save(tmp_path / "vectors.npy", scale * encoder.encode(SENTENCES))
+        train(tiny_config(texts_file, labse, tmp_path / name, *sets))
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "127"))
+    torch.testing.assert_close(second, first, rtol=1e-3, atol=1e-4)  # the adapter divides by the deviation of the corpus
+
+
 @pytest.mark.parametrize("key", ["data.augment", "data.join"])
 def test_augmented_texts_need_an_encoder(tmp_path, texts_file, key):
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(len(SENTENCES), DIM)).astype(np.float32))

@@ -35,15 +35,17 @@ class Augmenter:
         tokenizer: Any,
         lexicon: Lexicon,
         limit: int | None,
+        scale: float = 1.0,
         *,
         changed_share: float = 0.0,
         joined_share: float = 0.0,
     ):
-        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; changed_share: of the texts, to change, in
-        batches that are not joined; joined_share: of the batches, to join.
+        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; scale: how many times as long as the encoder's
+        the vectors of the examples are; changed_share: of the texts, to change, in batches that are not joined; joined_share: of the
+        batches, to join.
         """
         self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
-        self._limit, self._changed_share, self._joined_share = limit, changed_share, joined_share
+        self._limit, self._scale, self._changed_share, self._joined_share = limit, scale, changed_share, joined_share
         weights = lexicon.counts**FLATTENING
         self._cumulative = np.cumsum(weights / max(1.0, weights.sum()))
 
@@ -65,7 +67,7 @@ class Augmenter:
             if text.strip() and text != texts[i] and (self._limit is None or len(tokens) <= self._limit):
                 new[i], ids[i] = text, tokens
         if new:
-            vectors[list(new)] = self._encoder.encode(list(new.values()))
+            vectors[list(new)] = self._scale * self._encoder.encode(list(new.values()))
         return to_device(torch.from_numpy(vectors), device), *pad(ids, pad_id, device)
 
     def _joins(self, texts: list[str], rng: np.random.Generator) -> Iterable[tuple[int, str]]:

@@ -200,9 +200,10 @@ def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, 
     return map_vectors(cached_vectors(corpus.texts, encoder, config.cache, track=track))
 
 
-def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encoder) -> None:
+def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encoder) -> float:
     """Compare vectors from elsewhere with the encoder that was named for them, on a few texts. path: names them in messages.
 
+    Returns how many times as long as the encoder's they are: 8-bit integers are about 127 times as long.
     Raises RequestError if the encoder did not make them; warns if it made something near them.
     """
     name, dim = encoder.identity.name, encoder.identity.dim
@@ -210,8 +211,8 @@ def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encod
         raise RequestError(f"{path}: vectors of {vectors.shape[1]} dimensions, but those of encoder '{name}' have {dim}")
     train = corpus.train
     some = train.keep(np.unique(np.linspace(0, len(train) - 1, COMPARED).round().astype(np.int64)))
-    given, made = unit_rows(np.array(vectors[some.rows], dtype=np.float32)), unit_rows(encoder.encode(some.texts))
-    to_all = given @ made.T  # (texts, texts)
+    given, made = np.array(vectors[some.rows], dtype=np.float32), encoder.encode(some.texts)
+    to_all = unit_rows(given) @ unit_rows(made).T  # (texts, texts)
     cosines, lead = to_all.diagonal(), to_all.max(axis=1) - to_all.diagonal()  # lead: by which another text is nearer
     if cosines.min() < SIMILAR or lead.max() > LEAD or np.median(lead) > ROUNDED:
         worst = int(lead.argmax() if lead.any() else cosines.argmin())
@@ -224,6 +225,7 @@ def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encod
             f"{path}: not quite what encoder '{name}' makes of these texts (mean cosine {cosines.mean():.3f}): "
             "rounded or noisy, or made with another encoder.prompt; re-ranking will suffer"
         )
+    return float((given * made).sum() / np.square(made).sum())  # least squares: noise does not count
 
 
 def all_equal(vectors: np.ndarray, rows: np.ndarray) -> bool:

@@ -73,8 +73,9 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
         raise RequestError(
             f"new texts ({', '.join(keys)}) are embedded with the encoder of data.vectors: name it as encoder.model, or with --encoder"
         )
+    scale = 1.0  # of the vectors, by those of the encoder
     if config.data.vectors and encoder is not None:
-        check_encoder(config.data.vectors, corpus_vectors(config.data, corpus, encoder), corpus, encoder)
+        scale = check_encoder(config.data.vectors, corpus_vectors(config.data, corpus, encoder), corpus, encoder)
     identity = encoder.identity if encoder else None
     progress = _open_progress(config, _signature(config, corpus, identity, accelerator.num_processes), resume)
     lm, tokenizer = _open_decoder(config, corpus)
@@ -82,7 +83,7 @@ def prepare(config: Config, callbacks: Callbacks, resume: bool) -> Trainer:
     if all_equal(vectors, corpus.train.rows):
         log.warning(f"all {len(corpus.train):,} training vectors are equal, so no text can be told from another; check how they were made")
     inverter = Inverter(lm, _adapter(config, corpus, vectors, identity, lm))
-    data = _data(config, corpus, vectors, encoder, inverter, tokenizer)
+    data = _data(config, corpus, vectors, encoder, scale, inverter, tokenizer)
     if not _augmenting_keys(config):
         del encoder  # training needs its memory
         gc.collect()
@@ -217,7 +218,9 @@ def _may_know_held_out(info: CheckpointInfo, seed: int, corpus: Corpus) -> bool:
     return not same or info.data.held_out < len(corpus.held_out)
 
 
-def _data(config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder | None, inverter: Inverter, tokenizer: Any) -> TrainingData:
+def _data(
+    config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder | None, scale: float, inverter: Inverter, tokenizer: Any
+) -> TrainingData:
     """The examples, tokenized."""
     limit = inverter.n_positions
     train = corpus.train.tokenized(tokenizer, limit, "training")
@@ -225,7 +228,7 @@ def _data(config: Config, corpus: Corpus, vectors: np.ndarray, encoder: Encoder 
     examples, augmenter = Examples(train, vectors), None
     if encoder is not None and _augmenting_keys(config):
         shares = {"changed_share": config.data.augment, "joined_share": config.data.join}
-        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, limit, **shares)
+        augmenter = Augmenter(examples, encoder, tokenizer, corpus.lexicon, limit, scale, **shares)
     return TrainingData(corpus, examples, Examples(held_out, vectors), augmenter, encoder.identity if encoder else None)
 
 
