@@ -13,7 +13,7 @@ from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.words import Words
 
-UNKNOWN_COST = 0.05  # cosine that a word which is not known costs
+UNKNOWN_COST = 0.15  # cosine that a word which is not known costs a result
 
 
 @dataclass
@@ -74,9 +74,10 @@ class Ranking:
     the cosine, so log-probability counts too, and each word that is not known costs.
     """
 
-    def __init__(self, logprob_weight: float, until_cosine: float, known: Lexicon | Words | None = None):
-        """known: tells which words there are."""
+    def __init__(self, logprob_weight: float, until_cosine: float, known: Lexicon | Words | None = None, unknown_cost: float | None = None):
+        """known: tells which words there are; unknown_cost: the cosine that each other word costs, UNKNOWN_COST by default."""
         self._weight, self._until, self._known = logprob_weight, until_cosine, known
+        self._unknown_cost = UNKNOWN_COST if unknown_cost is None else unknown_cost
 
     def sort(self, candidates: list[Candidate]) -> None:
         """Best first."""
@@ -93,7 +94,7 @@ class Ranking:
     def _cost(self, candidate: Candidate) -> float:
         if candidate.nearness >= self._until or self._known is None:
             return 0.0
-        return UNKNOWN_COST * len(self._known.unknown(candidate.text))
+        return self._unknown_cost * len(self._known.unknown(candidate.text))
 
 
 def rerank(rows: list[Row], vectors: np.ndarray, encoder: Encoder, ranking: Ranking) -> None:
