@@ -41,7 +41,7 @@ from v2t_cli.models.words import Words
 
 EFFORTS = (1, 4, 12)  # times decode.edits: when a text is edited for the first, second and third time
 AGAIN = 0.1, 0.0005  # how much less promising a text is each time: this part of what it lacks to 1, and this much cosine
-UNKNOWN = 0.05  # cosine that a word which is not known costs a text to edit: less than a result, as the way may lead through it
+UNKNOWN = 0.05  # cosine that an unknown word costs when texts to edit are chosen: the way to the right text may lead through such words
 SPELLED = 0.97  # cosine from which tokens may make words that nobody knows
 PROBABLE = 0.001  # cosine that a nat of a text's log-probability is worth, when texts to edit are chosen
 READ = 40  # new texts per vector and round, the nearest ones, whose log-probability may matter

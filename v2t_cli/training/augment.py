@@ -40,9 +40,8 @@ class Augmenter:
         changed_share: float = 0.0,
         joined_share: float = 0.0,
     ):
-        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; scale: how many times as long as the encoder's
-        the vectors of the examples are; changed_share: of the texts, to change, in batches that are not joined; joined_share: of the
-        batches, to join.
+        """limit: tokens that fit the decoder: a text that outgrows them stays as it was; scale: factor from the encoder's vectors to those
+        of the examples; changed_share: of the texts, to change, in batches that are not joined; joined_share: of the batches, to join.
         """
         self._examples, self._encoder, self._tokenizer, self._lexicon = examples, encoder, tokenizer, lexicon
         self._limit, self._scale, self._changed_share, self._joined_share = limit, scale, changed_share, joined_share

@@ -203,7 +203,8 @@ def corpus_vectors(config: DataConfig, corpus: Corpus, encoder: Encoder | None, 
 def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encoder) -> float:
     """Compare vectors from elsewhere with the encoder that was named for them, on a few texts. path: names them in messages.
 
-    Returns how many times as long as the encoder's they are: 8-bit integers are about 127 times as long.
+    Returns the factor that brings the encoder's vectors nearest to them: about 1, unless they were scaled, for example to the range of
+    8-bit integers.
     Raises RequestError if the encoder did not make them; warns if it made something near them.
     """
     name, dim = encoder.identity.name, encoder.identity.dim
@@ -225,7 +226,7 @@ def check_encoder(path: str, vectors: np.ndarray, corpus: Corpus, encoder: Encod
             f"{path}: not quite what encoder '{name}' makes of these texts (mean cosine {cosines.mean():.3f}): "
             "rounded or noisy, or made with another encoder.prompt; re-ranking will suffer"
         )
-    return float((given * made).sum() / np.square(made).sum())  # least squares: noise does not count
+    return float((given * made).sum() / np.square(made).sum())  # least squares: noise that was added does not count
 
 
 def all_equal(vectors: np.ndarray, rows: np.ndarray) -> bool:
