@@ -238,7 +238,7 @@ def test_unknown_words_cost(counting, monkeypatch, cost):
 @pytest.mark.parametrize("cost", [0.0, 5.0])
 @pytest.mark.usefixtures("without_tokens")
 def test_texts_with_unknown_words_are_edited_last(bag, monkeypatch, cost):
-    monkeypatch.setattr(module, "UNKNOWN", cost)
+    monkeypatch.setattr(module, "UNKNOWN_IN_SEARCH", cost)
     corrected(bag, ["Мой братик ищет ключи в саду.", "Бабушка пьёт чай."], rounds=1, width=1, edits=5)
     assert bag.encoder.texts and any("чай" in text for text in bag.encoder.texts) == (cost > 0)
 

@@ -41,7 +41,7 @@ from v2t_cli.models.words import Words
 
 EFFORTS = (1, 4, 12)  # times decode.edits: when a text is edited for the first, second and third time
 AGAIN = 0.1, 0.0005  # how much less promising a text is each time: this part of what it lacks to 1, and this much cosine
-UNKNOWN = 0.05  # cosine that an unknown word costs when texts to edit are chosen: the way to the right text may lead through such words
+UNKNOWN_IN_SEARCH = 0.05  # cosine that an unknown word costs a text to edit: the way to the right text may lead through such words
 SPELLED = 0.97  # cosine from which tokens may make words that nobody knows
 PROBABLE = 0.001  # cosine that a nat of a text's log-probability is worth, when texts to edit are chosen
 READ = 40  # new texts per vector and round, the nearest ones, whose log-probability may matter
@@ -106,7 +106,7 @@ class Corrector:
     def __init__(self, inverter: Inverter, tokenizer: Any, encoder: Encoder, words: Words, search: FittedSearch):
         self.inverter, self.tokenizer, self.encoder, self.words, self.search = inverter, tokenizer, encoder, words, search
         self.ranking = Ranking(search.logprob_weight, search.until_cosine, words.lexicon)
-        promising = Ranking(PROBABLE, search.until_cosine, words, UNKNOWN)  # forms cost something only in the end
+        promising = Ranking(PROBABLE, search.until_cosine, words, UNKNOWN_IN_SEARCH)  # forms cost something only in the end
         self._promise = promising.by_cosine
         # What promises that a text leads to the right one, and how many texts are edited in a round for this promise.
         by_both = search.width // 4
