@@ -199,6 +199,17 @@ def test_likely_forms_that_the_lexicon_lacks_are_proposed(bag, monkeypatch, infl
     assert len(bag.words) == len(bag.lexicon) + inflect and bag.words.unknown("в саду") == ([] if inflect else ["саду"])
 
 
+@pytest.mark.parametrize("inflect", [False, True])
+def test_only_a_search_with_inflection_makes_forms_of_words(bag, monkeypatch, inflect):
+    """Learning how words are inflected takes seconds."""
+    inflected = []
+    monkeypatch.setattr(module, "inflections", lambda text, words: inflected.append(text) or [])
+    monkeypatch.setattr(module, "NEAR", -1.0)
+    monkeypatch.setattr("v2t_cli.models.inflection.unseen_forms", lambda words: [])
+    corrected(bag, ["Мама пьёт чай."], "Папа пьёт чай и ищет ключи.", inflect=inflect, rounds=16)
+    assert bool(inflected) == inflect
+
+
 @pytest.mark.usefixtures("without_tokens")
 @pytest.mark.parametrize(("cost", "expected"), [(0.0, "саду"), (0.9, "доме")])
 def test_such_forms_cost_only_in_the_end(bag, monkeypatch, cost, expected):

@@ -13,7 +13,7 @@ from v2t_cli.models.encoder import Encoder
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.words import Words
 
-UNKNOWN_COST = 0.15  # cosine that a word which is not known costs a result
+UNKNOWN_COST = 0.3  # cosine that a word which is not known costs a result
 
 
 @dataclass

@@ -280,7 +280,7 @@ class Corrector:
             (rewordings(text, task.own, row.wanted, places, reading.context, self.words, effort, gradients), effort.edits),
             (self._spelled(task, reading.edits[: 3 * effort.tokens]), effort.tokens),
         ]
-        if effort.thorough and task.cosine > NEAR:
+        if self.search.inflect and effort.thorough and task.cosine > NEAR:
             kinds.append((inflections(text, self.words), effort.edits))
         edits: list[Edit] = []
         texts: list[str] = []

@@ -15,7 +15,7 @@ from v2t_cli.models.inverter import Inverter
 
 PRESETS = {
     "fast": {"strategy": "beam", "beams": 2, "rerank": True, "feedback": 0, "rounds": 0, "width": 1, "edits": 25, "inflect": False},
-    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 3, "rounds": 4, "width": 1, "edits": 25, "inflect": False},
+    "balanced": {"strategy": "beam", "beams": 8, "rerank": True, "feedback": 3, "rounds": 3, "width": 1, "edits": 25, "inflect": False},
     "best": {"strategy": "beam", "beams": 32, "rerank": True, "feedback": 4, "rounds": 16, "width": 4, "edits": 50, "inflect": True},
 }
 # Sequences searched at once when decode.batch_size is auto; more would not be faster.
