@@ -25,7 +25,6 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("8 beams, re-ranked", {"feedback": 0, "rounds": 0}),
     ("written again", {"rounds": 0}),
     ("1 round", {"rounds": 1}),
-    ("2 rounds", {"rounds": 2}),
     ("balanced", {"quality": "balanced"}),
     ("best, 4 rounds", {"quality": "best", "rounds": 4}),
     ("best", {"quality": "best"}),

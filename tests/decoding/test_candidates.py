@@ -21,24 +21,26 @@ def test_logprob_counts_unless_a_text_reaches_until_cosine():
 
 
 def test_unknown_words_cost():
-    known, one, two = Candidate("Мама дома 5.", -9.0, 0.3), Candidate("Мамо дома.", -9.0), Candidate("Мамо доме.", -9.0)
-    one.cosine, two.cosine = 0.3 + 0.5 * UNKNOWN_COST, 0.3 + 1.75 * UNKNOWN_COST
+    base = 0.2
+    known = Candidate("Мама дома 5.", -9.0, base)
+    one = Candidate("Мамо дома.", -9.0, base + 0.5 * UNKNOWN_COST)
+    two = Candidate("Мамо доме.", -9.0, base + 1.75 * UNKNOWN_COST)
     row = [two, one, known]
     ranking = Ranking(0.0, 0.9999, LEXICON)
     ranking.sort(row)
     assert row == [known, two, one]
-    assert [ranking.by_cosine(it) for it in row] == pytest.approx([-0.3, 0.25 * UNKNOWN_COST - 0.3, 0.5 * UNKNOWN_COST - 0.3])
+    assert [ranking.by_cosine(it) for it in row] == pytest.approx([-base, 0.25 * UNKNOWN_COST - base, 0.5 * UNKNOWN_COST - base])
     cheaper = Ranking(0.0, 0.9999, LEXICON, unknown_cost=0.1 * UNKNOWN_COST)
     cheaper.sort(row)
     assert row == [two, one, known]
     row.reverse()
-    for free in (Ranking(0.0, 0.9999), Ranking(0.0, 0.9999, Lexicon([], [], [])), Ranking(0.0, 0.3, LEXICON)):
+    for free in (Ranking(0.0, 0.9999), Ranking(0.0, 0.9999, Lexicon([], [], [])), Ranking(0.0, base, LEXICON)):
         free.sort(row)
         assert row == [two, one, known], "without a lexicon, and for texts that reach until_cosine, they cost nothing"
 
 
 def test_the_nearest_come_first_whatever_their_log_probability():
-    row = [Candidate("мама", -1.0, 0.5), Candidate("дома", float("nan"), 0.6), Candidate("мамо", -900.0, 0.85)]
+    row = [Candidate("мама", -1.0, 0.5), Candidate("дома", float("nan"), 0.6), Candidate("мамо", -900.0, 0.55 + UNKNOWN_COST)]
     assert [it.text for it in sorted(row, key=Ranking(1.0, 0.9999, LEXICON).by_cosine)] == ["дома", "мамо", "мама"]
 
 

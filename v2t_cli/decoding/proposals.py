@@ -21,7 +21,7 @@ RARER = 0.3  # part of that when a text is edited again: it may lack a rare word
 FREQUENCY = 0.6
 CONTEXT = 0.5  # share of a word's log-probability in its place; the rest is that of its frequency
 BORROWED = 2.0  # nats that the logarithm of a word's frequency gains by being in a candidate of the decoder
-NEAR = 0.9  # cosine from which little things are tried: other ends at every round, forms that are not known
+NEAR = 0.9  # cosine from which little things are tried: other ends at every round and, with decode.inflect, forms that are not known
 PER_FORM = 25  # edits for one form of each word, and for one inserted word
 SENTENCE = 6  # words up to which a text gets all rounds, details and orders; a longer one gets fewer, in proportion
 

@@ -33,7 +33,7 @@ class Search(DecodeConfig):
     rounds: int  # of edits; a long text gets fewer
     width: int  # texts per vector that a round edits
     edits: int  # of a text with words of the lexicon, the first time that it is edited
-    inflect: bool  # whether forms that the lexicon lacks are proposed, too
+    inflect: bool  # whether forms that the lexicon lacks are proposed, too: of its words, and of those of a nearly right text
 
     @property
     def edits_texts(self) -> bool:
