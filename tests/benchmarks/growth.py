@@ -19,14 +19,17 @@ from v2t_cli.models.checkpoint import load_checkpoint
 
 
 def run(settings: Settings) -> None:
-    counts = [50, 200] if settings.quick else [settings.to_embed(count, 0) for count in (1_000, 4_000, 16_000, 64_000)]
+    to_decode = [50, 200] if settings.quick else [1_000, 4_000, 16_000, 64_000]
+    to_embed = [50, 200] if settings.quick else [settings.to_embed(count, 0) for count in (4_000, 16_000, 64_000)]
     checkpoint = load_checkpoint(settings.checkpoint, settings.device)
     search = fit(checkpoint, resolve_search(DecodeConfig(strategy="greedy")))
-    lines = list(settings.lines(counts[0]))  # the same rows again and again: longer ones would be more work, not slower work
+    # The same rows again and again: longer ones would be more work, not slower work.
+    vectors, lines = settings.vectors[: to_decode[0]], list(settings.lines(to_embed[0]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for count in counts:
-            np.save(folder / f"{count}.npy", np.resize(settings.vectors, (count, settings.vectors.shape[1])))
+        for count in to_decode:
+            np.save(folder / f"{count}.npy", np.resize(vectors, (count, vectors.shape[1])))
+        for count in to_embed:
             (folder / f"{count}.txt").write_text("".join(f"{line}\n" for line in islice(cycle(lines), count)), encoding="utf-8")
 
         def decoded(count: int) -> None:
@@ -37,7 +40,7 @@ def run(settings: Settings) -> None:
         def embedded(count: int) -> None:
             v2t_embed(settings.encoder, folder / f"{count}.txt", folder / "out.npy")
 
-        for what, work in (("decode", decoded), ("embed", embedded)):
+        for what, counts, work in (("decode", to_decode, decoded), ("embed", to_embed, embedded)):
             # All sizes in each turn, the largest as often as the others.
             work(counts[0])  # warm
             seconds = in_turn(max(1, settings.repeats // 2), *(partial(work, count) for count in counts), warm_up=False)
