@@ -23,10 +23,12 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import torch
 
 from v2t_cli import RequestError
 from v2t_cli.core.config import Config, DecodeConfig
 from v2t_cli.core.console import bar
+from v2t_cli.core.device import has_fast_bfloat16
 from v2t_cli.core.types import Form, Quality
 from v2t_cli.decoding.search import fit, resolve_search
 from v2t_cli.evaluation.audit import neighbours_kept
@@ -174,7 +176,7 @@ def trained_on(checkpoint: Path, folder: Path, name: str, vectors: np.ndarray, m
         "train.batch_size": 192,
         "train.learning_rate": 3e-4,
         "train.adapter_learning_rate": 6e-4,
-        "train.precision": "bf16",
+        "train.precision": "bf16" if has_fast_bfloat16(torch.device("cpu")) else "auto",
     }
     output = folder / name
     pairs = (f"{key}={value}" for key, value in settings.items())

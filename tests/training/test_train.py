@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from tiny import DIM, SENTENCES, assert_same_weights, build_labse, stopping, tiny_config, weights
 
-from v2t_cli.core.config import EncoderConfig
+from v2t_cli.core.config import EncoderConfig, load_config
 from v2t_cli.core.errors import RequestError
 from v2t_cli.models.checkpoint import load_checkpoint
 from v2t_cli.models.encoder import open_encoder
 from v2t_cli.models.lexicon import Lexicon
 from v2t_cli.models.metadata import read_info
 from v2t_cli.training.callbacks import Callbacks
-from v2t_cli.training.prepare import prepare
+from v2t_cli.training.prepare import open_accelerator, prepare
 from v2t_cli.training.schedule import Schedule
 from v2t_cli.training.train import train
 
@@ -208,8 +208,6 @@ def test_the_speed_is_that_of_training_alone(tmp_path, texts_file, labse):
 
 @pytest.mark.parametrize("kind", ["zero_pad", "linear", "mlp"])
 def test_pretrained_decoders_and_every_adapter(tmp_path, texts_file, labse, decoder, kind):
-    from v2t_cli.core.config import load_config
-
     sets = [f"encoder.model={labse}", f"decoder.model={decoder}", f"adapter.kind={kind}", f"data.texts={texts_file}"]
     sets += [f"output={tmp_path / 'out'}", "device=cpu", "train.epochs=2", "train.batch_size=16", "train.gradient_checkpointing=true"]
     result = train(load_config(None, sets))
@@ -521,6 +519,13 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, texts_file, labse, checkpo
     assert words.place("новость") is not None and all(words.place(word) is not None for word in before.words)
     with pytest.raises(RequestError, match="vectors of 16 dimensions, but these have 8"):
         train(tiny_config(texts_file, build_labse(tmp_path / "narrow", 8, 1, 2), tmp_path / "other", f"decoder.model={checkpoint}"))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_training_in_bfloat16_warns_where_a_cpu_is_slow_at_it(monkeypatch, caplog, fast):
+    monkeypatch.setattr("v2t_cli.training.prepare.has_fast_bfloat16", lambda device: fast)
+    assert open_accelerator(load_config(None, ["device=cpu", "train.precision=bf16"])).mixed_precision == "bf16"
+    assert ("this CPU has no fast bfloat16" in caplog.text) != fast
 
 
 def test_weights_can_be_stored_in_half_the_size(tmp_path, texts_file, labse):

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from v2t_cli.core.config import Config, ScratchConfig
 from v2t_cli.core.console import log
-from v2t_cli.core.device import pick_device
+from v2t_cli.core.device import has_fast_bfloat16, pick_device
 from v2t_cli.core.errors import RequestError
 from v2t_cli.core.processes import are_several, meet
 from v2t_cli.io.signature import EncoderIdentity, Signature, flat
@@ -106,6 +106,8 @@ def open_accelerator(config: Config) -> Accelerator:
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and device.type != "cuda":
         raise RequestError(f"train.precision fp16 needs CUDA, but this run is on '{device.type}'; use auto")
+    if precision == "bf16" and device.type == "cpu" and not has_fast_bfloat16(device):
+        log.warning("train.precision bf16: this CPU has no fast bfloat16, so steps may take many times as long; auto uses float32")
     if "WORLD_SIZE" not in os.environ:
         # accelerate keeps the device and precision of a process's first run; this one may have others.
         AcceleratorState._reset_state(reset_partial_state=True)
