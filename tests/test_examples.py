@@ -94,10 +94,11 @@ def test_the_shipped_checkpoints_read_as_much_in_bfloat16(name):
     for precision in ("float32", "bfloat16"):
         checkpoint = open_checkpoint(EXAMPLES / name, Config(decode=DecodeConfig(precision=precision)), "cpu", use="required")
         assert str(checkpoint.inverter.lm.dtype) == f"torch.{precision}"
-        texts = texts or checkpoint.held_out()[:40]  # bfloat16 is slow on most CPUs that run tests
+        texts = texts or checkpoint.held_out()[:40]  # few, because tests emulate bfloat16
         search = fit(checkpoint, resolve_search(DecodeConfig(quality="fast", precision=precision)))
-        found.append(evaluate(checkpoint, texts, checkpoint.encoder.encode(texts), search).scores.exact_match)
-    assert min(found) > 0.3 and abs(found[0] - found[1]) <= 0.05
+        scores = evaluate(checkpoint, texts, checkpoint.encoder.encode(texts), search).scores
+        found.append(round(scores.exact_match * scores.n))
+    assert min(found) > 12 and abs(found[0] - found[1]) <= 2
 
 
 def in_process(*arguments):
