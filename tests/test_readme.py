@@ -194,7 +194,6 @@ def test_the_recipe_for_an_encoder_that_nobody_has(tmp_path, checkpoint):
     assert done.returncode == 0 and sum(text in texts for text in SENTENCES) > 60, done.stdout[-2000:]
 
 
-@pytest.mark.slow
 def test_the_recipe_for_an_encoder_of_ones_own(tmp_path, labse, texts_file):
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("*-mini"))
     (tmp_path / "my-encoder").symlink_to(labse)
